@@ -1,0 +1,1 @@
+"""The network: an observation prefix that is encoded once, action tokens denoised K times."""

@@ -1,0 +1,187 @@
+"""Observation in, logits (or velocities) over the action chunk out.
+
+`encode_prefix` runs once per observation; `denoise` runs at every denoising step and touches only
+the action tokens, which attend to the prefix' keys and values of the same layer (pi-0, arXiv
+2410.24164). Prefix tokens never look at action tokens, so the split is exact.
+
+Shapes: B observations, R noise draws per observation, H steps of a chunk, D action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from e0.network.language import ByteEmbedding
+from e0.network.presets import Preset
+from e0.network.transformer import (
+    Block,
+    ConditionedBlock,
+    KeyValue,
+    KeyValueProjection,
+    RMSNorm,
+    rotation,
+)
+from e0.network.vision import KeypointTower, resize, sinusoidal
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One batch of observations.
+
+    images: camera name -> (B, 3, height, width) float in [0, 1]; cameras may differ in size.
+    vectors: feature name -> (B, n) float, normalized (proprioception, force, tactile, ...).
+    instruction: byte indices (B, L) of `encode_instructions`, or None.
+    """
+
+    images: Mapping[str, Tensor]
+    vectors: Mapping[str, Tensor]
+    instruction: Tensor | None = None
+
+
+class Prefix(NamedTuple):
+    """An encoded observation: keys and values of every layer, and which tokens are real."""
+
+    layers: list[KeyValue]
+    mask: Tensor
+    """(B, P), False for padding of short instructions."""
+
+
+class PolicyNetwork(nn.Module):
+    """The transformer of a policy. `input_width` numbers come in and `output_width` go out for
+    every (step, dimension): the objective says how many and what they mean."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        *,
+        cameras: Sequence[str],
+        vectors: Mapping[str, int],
+        horizon: int,
+        action_dim: int,
+        input_width: int,
+        output_width: int,
+        use_instruction: bool = True,
+    ) -> None:
+        super().__init__()
+        if not cameras and not vectors:
+            raise ValueError("a policy needs at least one camera or one vector feature")
+        self.preset = preset
+        self.cameras = tuple(cameras)
+        self.vectors = dict(vectors)
+        self.horizon, self.action_dim = horizon, action_dim
+        self.output_width = output_width
+        width, action_width = preset.prefix.width, preset.suffix.width
+
+        self.tower = (
+            KeypointTower(width, preset.stem_channels, preset.keypoints) if cameras else None
+        )
+        self.camera_identity = nn.Parameter(torch.randn(len(cameras), width) * 0.02)
+        self.language = ByteEmbedding(width, preset.instruction_patch) if use_instruction else None
+        self.vector_projections = nn.ModuleDict(
+            {_module_name(name): nn.Linear(size, width) for name, size in vectors.items()}
+        )
+        # The last layer gives only keys and values: nothing reads its output.
+        self.prefix_blocks = nn.ModuleList(Block(preset.prefix) for _ in range(preset.depth - 1))
+        self.prefix_norm = RMSNorm(width)
+        self.prefix_key_value = KeyValueProjection(preset.prefix)
+
+        self.time = nn.Sequential(
+            nn.Linear(64, action_width), nn.SiLU(), nn.Linear(action_width, action_width), nn.SiLU()
+        )
+        self.action_in = nn.Linear(action_dim * input_width, action_width)
+        self.step_identity = nn.Parameter(torch.randn(horizon, action_width) * 0.02)
+        self.suffix_blocks = nn.ModuleList(
+            ConditionedBlock(preset.suffix, action_width) for _ in range(preset.depth)
+        )
+        self.suffix_norm = RMSNorm(action_width)
+        self.action_out = nn.Linear(action_width, action_dim * output_width)
+
+    def encode_prefix(self, observation: Observation) -> Prefix:
+        """Encode an observation once; every denoising step and noise draw reuses the result.
+
+        Raises ValueError if cameras or vector features are not the ones of this network.
+        """
+        tokens, mask = self._embed(observation)
+        positions = mask.long().cumsum(-1) - 1
+        table = rotation(positions, self.preset.prefix.head_width)
+        attend = mask[:, None, None, :]
+        layers = []
+        for block in self.prefix_blocks:
+            tokens, key_value = block(tokens, table, attend)
+            layers.append(key_value)
+        layers.append(self.prefix_key_value(self.prefix_norm(tokens), table))
+        return Prefix(layers, mask)
+
+    def denoise(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+        """`noisy` (B·R, H, D, input width), `time` (B·R,) in [0, 1] -> (B·R, H, D, output width).
+
+        Row b·R + r belongs to observation b. The R draws of one observation are laid side by side
+        as one sequence in which a draw sees the prefix and itself, so the prefix is never copied.
+        """
+        batch = prefix.mask.shape[0]
+        draws = noisy.shape[0] // batch
+        x = self.action_in(noisy.flatten(2)) + self.step_identity
+        x = x.view(batch, draws * self.horizon, -1)
+        condition = self.time(sinusoidal(time, 64, 4e-3, 4.0).to(x.dtype)).view(batch, draws, -1)
+        if draws > 1:
+            condition = condition.repeat_interleave(self.horizon, dim=1)
+        steps = torch.arange(self.horizon, device=x.device).repeat(draws)
+        positions = prefix.mask.sum(-1, keepdim=True) + steps
+        table = rotation(positions, self.preset.suffix.head_width)
+        mask = _suffix_mask(prefix.mask, draws, self.horizon)
+        for block, key_value in zip(self.suffix_blocks, prefix.layers, strict=True):
+            x = block(x, condition, table, key_value, mask)
+        out = self.action_out(self.suffix_norm(x))
+        return out.view(batch * draws, self.horizon, self.action_dim, self.output_width)
+
+    def compile_denoising(self) -> None:
+        """Run `denoise` through torch.compile from now on; the first calls take a minute."""
+        setattr(self, "denoise", torch.compile(self.denoise))  # noqa: B010
+
+    def _embed(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """All prefix tokens (B, P, C) and their mask (B, P)."""
+        _require_same("cameras", self.cameras, observation.images)
+        _require_same("vector features", self.vectors, observation.vectors)
+        parts: list[Tensor] = []
+        if self.tower is not None:
+            size = self.preset.image_size
+            images = torch.stack([resize(observation.images[c], size) for c in self.cameras], dim=1)
+            tokens = self.tower(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+            parts.append((tokens + self.camera_identity[:, None]).flatten(1, 2))
+        for name in self.vectors:
+            projected = self.vector_projections[_module_name(name)](observation.vectors[name])
+            parts.append(projected[:, None])
+        tokens = torch.cat(parts, dim=1)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        if self.language is not None:
+            if observation.instruction is None:
+                raise ValueError("this policy was built with instructions; the batch has none")
+            words, real = self.language(observation.instruction)
+            tokens, mask = torch.cat((tokens, words), dim=1), torch.cat((mask, real), dim=1)
+        return tokens, mask
+
+
+def _suffix_mask(prefix_mask: Tensor, draws: int, horizon: int) -> Tensor:
+    """(B, 1, R·H, P + R·H): a step sees the prefix' real tokens and the steps of its own draw."""
+    draw = torch.arange(draws, device=prefix_mask.device).repeat_interleave(horizon)
+    own = (draw[:, None] == draw[None, :]).expand(len(prefix_mask), -1, -1)
+    seen = prefix_mask[:, None, :].expand(-1, draws * horizon, -1)
+    return torch.cat((seen, own), dim=-1)[:, None]
+
+
+def _module_name(feature: str) -> str:
+    """Module names may not hold dots: 'observation.state' -> 'observation_state'."""
+    return feature.replace(".", "_")
+
+
+def _require_same(what: str, expected: Sequence[str] | Mapping[str, int], got: Mapping) -> None:
+    if set(expected) != set(got):
+        raise ValueError(
+            f"this policy expects the {what} {sorted(expected)}, the batch has {sorted(got)}; "
+            "rename or add what differs"
+        )

@@ -1,0 +1,198 @@
+"""Transformer blocks that every preset shares.
+
+Pre-norm RMSNorm, rotary positions, grouped key/value heads, a gated MLP and, where a condition is
+given, an adaptive norm: the block of Gemma (arXiv 2403.08295), with the adaptive norm of DiT
+(arXiv 2212.09748) as in pi-0.5. Attention is PyTorch's fused `scaled_dot_product_attention`.
+
+Shapes: B batch, T tokens, C width, N heads, G key/value heads (N is a multiple of G), E head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """Sizes of one transformer block. `width` may differ between two streams that attend to each
+    other; `heads`, `key_value_heads` and `head_width` must not."""
+
+    width: int
+    hidden: int
+    heads: int
+    key_value_heads: int
+    head_width: int
+
+    def __post_init__(self) -> None:
+        if self.heads % self.key_value_heads:
+            raise ValueError(
+                f"heads ({self.heads}) must be a multiple of key_value_heads "
+                f"({self.key_value_heads})"
+            )
+        if self.head_width % 2:
+            raise ValueError(f"head_width must be even for rotary positions, got {self.head_width}")
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one layer, each (B, G, T, E), rotary positions already applied."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Rotation(NamedTuple):
+    """Rotary tables (B or 1, 1, T, E/2) of one set of positions, shared by all layers."""
+
+    cosine: Tensor
+    sine: Tensor
+
+
+def rotation(positions: Tensor, head_width: int, base: float = 10_000.0) -> Rotation:
+    """Rotary tables for `positions` (B, T) or (1, T) (RoFormer, arXiv 2104.09864)."""
+    exponent = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
+    frequency = base ** (-exponent / head_width)
+    angle = positions[:, None, :, None].float() * frequency
+    return Rotation(angle.cos(), angle.sin())
+
+
+def rotate(x: Tensor, table: Rotation) -> Tensor:
+    """Apply rotary positions to `x` (B, heads, T, E); halves are paired as in Gemma."""
+    first, second = x.chunk(2, dim=-1)
+    cosine, sine = table.cosine.to(x.dtype), table.sine.to(x.dtype)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · (1 + weight), Gemma's form: a zero weight is the identity scale."""
+
+    def __init__(self, width: int, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], 1.0 + self.weight, self.epsilon)
+
+
+class AdaptiveRMSNorm(nn.Module):
+    """RMSNorm whose scale, shift and residual gate come from a condition (DiT's adaLN).
+
+    The gate starts at one rather than DiT's zero, so that a fresh block is a plain pre-norm block.
+    """
+
+    def __init__(self, width: int, condition_width: int, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(condition_width, 3 * width)
+        nn.init.zeros_(self.modulation.weight)
+        with torch.no_grad():
+            self.modulation.bias.view(3, width)[:] = torch.tensor([[0.0], [0.0], [1.0]])
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` (B, T, C), `condition` (B, T or 1, condition width) -> normed x, residual gate."""
+        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
+        normed = F.rms_norm(x, x.shape[-1:], eps=self.epsilon)
+        return normed * (1.0 + scale) + shift, gate
+
+
+class KeyValueProjection(nn.Module):
+    """Keys (rotated) and values of a stream, from one fused projection."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.projection = nn.Linear(
+            shape.width, 2 * shape.key_value_heads * shape.head_width, bias=False
+        )
+
+    def forward(self, x: Tensor, table: Rotation) -> KeyValue:
+        batch, tokens, _ = x.shape
+        both = self.projection(x).view(
+            batch, tokens, 2, self.shape.key_value_heads, self.shape.head_width
+        )
+        keys, values = both.permute(2, 0, 3, 1, 4)
+        return KeyValue(rotate(keys, table), values)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention of one stream, optionally over another stream's keys and values."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.query = nn.Linear(shape.width, shape.heads * shape.head_width, bias=False)
+        self.key_value = KeyValueProjection(shape)
+        self.output = nn.Linear(shape.heads * shape.head_width, shape.width, bias=False)
+
+    def forward(
+        self, x: Tensor, table: Rotation, context: KeyValue | None, mask: Tensor | None
+    ) -> tuple[Tensor, KeyValue]:
+        """Attend from `x` (B, T, C) to [context, x]; `mask` (B, 1, T, keys), True = may look."""
+        batch, tokens, _ = x.shape
+        query = self.query(x).view(batch, tokens, self.shape.heads, -1).transpose(1, 2)
+        own = self.key_value(x, table)
+        keys, values = own
+        if context is not None:
+            keys = torch.cat((context.keys, keys), dim=2)
+            values = torch.cat((context.values, values), dim=2)
+        attended = F.scaled_dot_product_attention(
+            rotate(query, table),
+            keys,
+            values,
+            attn_mask=mask,
+            enable_gqa=self.shape.heads != self.shape.key_value_heads,
+        )
+        return self.output(attended.transpose(1, 2).reshape(batch, tokens, -1)), own
+
+
+class GatedMLP(nn.Module):
+    """GELU(gate(x)) · up(x), projected down (GEGLU, arXiv 2002.05202); gate and up are fused."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.gelu(gate, approximate="tanh") * up)
+
+
+class Block(nn.Module):
+    """Attention and gated MLP, each behind a pre-norm and a residual."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.width)
+        self.attention = Attention(shape)
+        self.mlp_norm = RMSNorm(shape.width)
+        self.mlp = GatedMLP(shape.width, shape.hidden)
+
+    def forward(self, x: Tensor, table: Rotation, mask: Tensor | None) -> tuple[Tensor, KeyValue]:
+        attended, own = self.attention(self.attention_norm(x), table, None, mask)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), own
+
+
+class ConditionedBlock(nn.Module):
+    """A block whose norms follow a condition and which also looks at another stream's keys."""
+
+    def __init__(self, shape: BlockShape, condition_width: int) -> None:
+        super().__init__()
+        self.attention_norm = AdaptiveRMSNorm(shape.width, condition_width)
+        self.attention = Attention(shape)
+        self.mlp_norm = AdaptiveRMSNorm(shape.width, condition_width)
+        self.mlp = GatedMLP(shape.width, shape.hidden)
+
+    def forward(
+        self, x: Tensor, condition: Tensor, table: Rotation, context: KeyValue, mask: Tensor | None
+    ) -> Tensor:
+        normed, gate = self.attention_norm(x, condition)
+        x = x + gate * self.attention(normed, table, context, mask)[0]
+        normed, gate = self.mlp_norm(x, condition)
+        return x + gate * self.mlp(normed)

@@ -1,0 +1,371 @@
+"""Action tokens: one sorted codebook for each action dimension.
+
+A token is the index of a code, and a code is an action value: `encode` takes the nearest code and
+`decode` returns the code itself. The release of the E0 paper decodes a bin to its left edge, a
+bias of half a bin; here the code of a uniform bin is its centre.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CODEBOOK_KINDS = ("uniform", "uniform_quantile", "mu_law", "quantile", "kmeans")
+STATISTICS_KINDS = ("uniform", "uniform_quantile", "mu_law")
+MAX_LEVELS = 8  # A dimension with at most so many distinct values gets them as its codes.
+MU = 255.0  # The companding constant of ITU-T G.711.
+LLOYD_ITERATIONS = 100
+
+ArrayLike = Tensor | np.ndarray
+
+
+class TokenizerNotFittedError(RuntimeError):
+    """The tokenizer holds no codebook yet."""
+
+
+@dataclass(frozen=True)
+class RoundTripError:
+    """What `decode(encode(actions))` loses; tensors of shape (D,), errors in action units.
+
+    `rmse_over_std` divides by the standard deviation of the data the tokenizer was fitted to.
+    """
+
+    rmse: Tensor
+    rmse_over_std: Tensor
+    maximum: Tensor
+    out_of_range: Tensor
+    samples: int
+
+
+class ActionTokenizer(torch.nn.Module):
+    """Codebooks of D action dimensions with V codes each, held as buffers of the policy.
+
+    Buffers:
+        codebook: float32 (D, V), ascending, in action units. A dimension with fewer distinct
+            codes repeats its last one, so that every entry is a legitimate action value.
+        code_count: int64 (D,), the number of distinct codes. `encode` stays below it.
+        center, scale: float32 (D,), mean and standard deviation of the data (scale 1 where the
+            data are constant); the ordinal embedding of `e0.diffusion` is built from them.
+        fitted: bool scalar.
+
+    Raises ValueError if `action_dim` < 1 or `vocabulary_size` < 2. Every use before `fit`,
+    `fit_statistics` or the loading of a fitted state raises TokenizerNotFittedError.
+    """
+
+    codebook: Tensor
+    code_count: Tensor
+    center: Tensor
+    scale: Tensor
+    fitted: Tensor
+
+    def __init__(self, action_dim: int, vocabulary_size: int = 256) -> None:
+        super().__init__()
+        if action_dim < 1:
+            raise ValueError(f"action_dim must be at least 1, got {action_dim}")
+        if vocabulary_size < 2:
+            raise ValueError(f"vocabulary_size must be at least 2, got {vocabulary_size}")
+        self.register_buffer("codebook", torch.zeros(action_dim, vocabulary_size))
+        self.register_buffer("code_count", torch.zeros(action_dim, dtype=torch.int64))
+        self.register_buffer("center", torch.zeros(action_dim))
+        self.register_buffer("scale", torch.ones(action_dim))
+        self.register_buffer("fitted", torch.tensor(False))
+        self._known_fitted = False
+
+    @property
+    def action_dim(self) -> int:
+        return self.codebook.shape[0]
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.codebook.shape[1]
+
+    def fit(self, actions: ArrayLike, kind: str = "mu_law") -> ActionTokenizer:
+        """Fit the codebooks to actions (N, D) in place and return self.
+
+        Kinds:
+            uniform: centres of V equal bins between minimum and maximum.
+            uniform_quantile: the same between the 1 % and 99 % quantiles; it clips the tails.
+            mu_law: V codes from minimum to maximum, both included, evenly spaced after µ-law
+                companding (ITU-T G.711, µ = 255) around zero, or around the middle of the range
+                if zero lies outside. Spacing grows with the distance from there, up to 256-fold.
+            quantile: the median of each of V bins of equal mass; ties leave fewer codes.
+            kmeans: Lloyd's algorithm in one dimension, the least squared error.
+
+        Whatever the kind, a dimension with at most 8 distinct values (and no more than V), such
+        as a gripper command, gets exactly these values as codes.
+
+        Raises ValueError for an unknown kind, a shape other than (N >= 1, D), NaN or infinite
+        values, or a dimension whose quantile range is empty although it varies.
+        """
+        _check_kind(kind, CODEBOOK_KINDS)
+        data = torch.as_tensor(actions).detach().to("cpu", torch.float64)
+        if data.ndim != 2 or data.shape[1] != self.action_dim:
+            raise ValueError(
+                f"actions must have shape (N, {self.action_dim}), got {tuple(data.shape)}"
+            )
+        if len(data) == 0:
+            raise ValueError("cannot fit a tokenizer to no actions: got 0 rows")
+        _check_finite(data, "actions")
+        codes = [_fit_codes(data[:, d], kind, self.vocabulary_size, d) for d in range(len(data.T))]
+        return self._install(codes, data.mean(0), data.std(0, unbiased=False))
+
+    def fit_statistics(
+        self, statistics: Mapping[str, ArrayLike], kind: str = "mu_law"
+    ) -> ActionTokenizer:
+        """Fit in place from dataset statistics of the action (LeRobot's names), return self.
+
+        `statistics` holds `min`, `max`, `mean`, `std` and, for uniform_quantile, `q01` and `q99`,
+        each of shape (D,). Statistics do not tell how many distinct values a dimension has, so a
+        gripper gets V codes here; only a constant dimension is recognised.
+
+        Raises ValueError for a kind that needs the raw actions, and for missing, misshapen, not
+        finite or contradictory statistics.
+        """
+        _check_kind(kind, CODEBOOK_KINDS)
+        if kind not in STATISTICS_KINDS:
+            raise ValueError(
+                f"codebook kind {kind!r} needs the raw actions: call fit(actions, {kind!r}), "
+                f"or choose one of {', '.join(STATISTICS_KINDS)}"
+            )
+        low_name, high_name = ("q01", "q99") if kind == "uniform_quantile" else ("min", "max")
+        names = ["min", "max", "mean", "std"]
+        values = self._read_statistics(
+            statistics, names + ["q01", "q99"] * (kind == "uniform_quantile")
+        )
+        constant = values["min"] == values["max"]
+        codes = []
+        for d in range(self.action_dim):
+            low, high = values[low_name][d].item(), values[high_name][d].item()
+            if constant[d]:
+                codes.append(values["min"][d : d + 1])
+            else:
+                codes.append(_codes_between(low, high, kind, self.vocabulary_size, d))
+        return self._install(codes, values["mean"], values["std"].masked_fill(constant, 0.0))
+
+    def encode(self, actions: ArrayLike) -> Tensor:
+        """Nearest code of each value: actions (..., D) to int64 tokens (..., D).
+
+        A value halfway between two codes takes the lower one; a value beyond the first or last
+        code takes that code (see `count_out_of_range`). Raises ValueError for NaN or infinity.
+        """
+        values = self._check_actions(actions)
+        columns = values.reshape(-1, self.action_dim).T.contiguous()
+        tokens = torch.searchsorted(self._boundaries(), columns)
+        tokens = torch.minimum(tokens, self.code_count[:, None] - 1)
+        return tokens.T.reshape(values.shape).contiguous()
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """The codes of tokens (..., D) as float32 actions (..., D).
+
+        Raises ValueError if a token lies outside 0..V-1.
+        """
+        self.require_fitted()
+        if tokens.ndim == 0 or tokens.shape[-1] != self.action_dim:
+            raise ValueError(
+                f"tokens must have shape (..., {self.action_dim}), got {tuple(tokens.shape)}"
+            )
+        outside = (tokens < 0) | (tokens >= self.vocabulary_size)
+        if outside.any():
+            raise ValueError(
+                f"{int(outside.sum())} tokens lie outside 0..{self.vocabulary_size - 1}, "
+                f"for instance {int(tokens[outside][0])}"
+            )
+        dimension = torch.arange(self.action_dim, device=tokens.device)
+        return self.codebook[dimension, tokens]
+
+    def count_out_of_range(self, actions: ArrayLike) -> Tensor:
+        """How many values of actions (..., D) each dimension's codes do not cover: int64 (D,).
+
+        Covered is what lies between the first and the last code, or beyond them by no more than
+        half the neighbouring gap between codes.
+        """
+        values = self._check_actions(actions).reshape(-1, self.action_dim)
+        codebook = self.codebook
+        first, last = codebook[:, 0], codebook[:, -1]
+        before_last = codebook.gather(1, (self.code_count - 2).clamp_min(0)[:, None])[:, 0]
+        rounding = 4 * torch.finfo(codebook.dtype).eps * torch.maximum(first.abs(), last.abs())
+        low = first - (codebook[:, 1] - first) / 2 - rounding
+        high = last + (last - before_last) / 2 + rounding
+        return ((values < low) | (values > high)).sum(0)
+
+    def round_trip_error(self, actions: ArrayLike) -> RoundTripError:
+        """Measure `decode(encode(actions))` on at least one action (..., D)."""
+        values = self._check_actions(actions).reshape(-1, self.action_dim)
+        if len(values) == 0:
+            raise ValueError("cannot measure the round-trip error of no actions: got 0 rows")
+        error = (self.decode(self.encode(values)) - values).double()
+        rmse = error.square().mean(0).sqrt()
+        return RoundTripError(
+            rmse=rmse.float(),
+            rmse_over_std=(rmse / self.scale).float(),
+            maximum=error.abs().amax(0).float(),
+            out_of_range=self.count_out_of_range(values),
+            samples=len(values),
+        )
+
+    def require_fitted(self) -> None:
+        """Raise TokenizerNotFittedError unless fitted. Reads the device only until it is."""
+        if not self._known_fitted:
+            self._known_fitted = bool(self.fitted)
+        if not self._known_fitted:
+            raise TokenizerNotFittedError(
+                "the action tokenizer has no codebook: call fit or fit_statistics, or load a "
+                "checkpoint that holds a fitted one"
+            )
+
+    def extra_repr(self) -> str:
+        state = f"code_count={self.code_count.tolist()}" if self.fitted else "not fitted"
+        return f"action_dim={self.action_dim}, vocabulary_size={self.vocabulary_size}, {state}"
+
+    def _boundaries(self) -> Tensor:
+        """Upper boundary of every code but the last, (D, V - 1)."""
+        lower, upper = self.codebook[:, :-1], self.codebook[:, 1:]
+        middle = lower + (upper - lower) / 2
+        # Between neighbouring floats the middle may round up to the upper code itself.
+        return torch.where(middle < upper, middle, lower)
+
+    def _check_actions(self, actions: ArrayLike) -> Tensor:
+        self.require_fitted()
+        values = torch.as_tensor(actions, dtype=torch.float32, device=self.codebook.device)
+        if values.ndim == 0 or values.shape[-1] != self.action_dim:
+            raise ValueError(
+                f"actions must have shape (..., {self.action_dim}), got {tuple(values.shape)}"
+            )
+        _check_finite(values, "actions")
+        return values
+
+    def _read_statistics(
+        self, statistics: Mapping[str, ArrayLike], names: list[str]
+    ) -> dict[str, Tensor]:
+        missing = [name for name in names if name not in statistics]
+        if missing:
+            raise ValueError(
+                f"the action statistics lack {', '.join(missing)}; they hold "
+                f"{', '.join(statistics) or 'nothing'}"
+            )
+        values = {}
+        for name in names:
+            value = torch.as_tensor(statistics[name]).detach().to("cpu", torch.float64)
+            if value.shape != (self.action_dim,):
+                raise ValueError(
+                    f"statistic {name!r} must have shape ({self.action_dim},), "
+                    f"got {tuple(value.shape)}"
+                )
+            _check_finite(value, f"statistic {name!r}")
+            values[name] = value
+        if (values["min"] > values["max"]).any() or (values["std"] < 0).any():
+            raise ValueError("contradictory action statistics: min > max or a negative std")
+        return values
+
+    def _install(self, codes: list[Tensor], mean: Tensor, std: Tensor) -> ActionTokenizer:
+        """Write distinct, ascending, padded codes and the statistics into the buffers."""
+        for d, row in enumerate(codes):
+            distinct = torch.unique(row.float())
+            self.code_count[d] = len(distinct)
+            self.codebook[d, : len(distinct)] = distinct
+            self.codebook[d, len(distinct) :] = distinct[-1]
+        varies = (std > 0) & (self.code_count.cpu() > 1)
+        self.center.copy_(mean)
+        self.scale.copy_(torch.where(varies, std, 1.0))
+        self.fitted.fill_(True)
+        return self
+
+    def _load_from_state_dict(self, *arguments, **keywords) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self._known_fitted = False  # The loaded tokenizer may be an unfitted one.
+
+
+def _check_kind(kind: str, known: tuple[str, ...]) -> None:
+    if kind not in known:
+        raise ValueError(f"unknown codebook kind {kind!r}; known kinds: {', '.join(known)}")
+
+
+def _check_finite(values: Tensor, name: str) -> None:
+    """Raise ValueError naming the dimensions (last axis) that hold NaN or infinity."""
+    finite = torch.isfinite(values)
+    if finite.all():
+        return
+    counts = (~finite).reshape(-1, values.shape[-1]).sum(0).tolist()
+    where = ", ".join(f"{count} in dimension {d}" for d, count in enumerate(counts) if count)
+    raise ValueError(f"{name} must be finite, found NaN or infinite values: {where}")
+
+
+def _fit_codes(values: Tensor, kind: str, size: int, dimension: int) -> Tensor:
+    """Codes of one dimension from its values (N,)."""
+    ordered = values.sort().values
+    levels = torch.unique_consecutive(ordered)
+    if len(levels) <= (size if kind == "kmeans" else min(size, MAX_LEVELS)):
+        return levels
+    if kind == "quantile":
+        return _quantiles(ordered, (torch.arange(size, dtype=torch.float64) + 0.5) / size)
+    if kind == "kmeans":
+        return _lloyd(ordered, size)
+    if kind == "uniform_quantile":
+        low, high = _quantiles(ordered, torch.tensor([0.01, 0.99], dtype=torch.float64)).tolist()
+    else:
+        low, high = ordered[0].item(), ordered[-1].item()
+    return _codes_between(low, high, kind, size, dimension)
+
+
+def _codes_between(low: float, high: float, kind: str, size: int, dimension: int) -> Tensor:
+    """Codes of a range: centres of equal bins, or the µ-law grid with both ends."""
+    if not low < high:
+        raise ValueError(
+            f"dimension {dimension} varies, but its {kind} range [{low}, {high}] is empty: most of "
+            f"its values are equal; choose mu_law, or kmeans on the raw actions"
+        )
+    if kind != "mu_law":
+        centres = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+        return low + (high - low) * centres
+    origin = 0.0 if low <= 0.0 <= high else (low + high) / 2
+    reach = max(high - origin, origin - low)
+    grid = torch.linspace(
+        _compress((low - origin) / reach),
+        _compress((high - origin) / reach),
+        size,
+        dtype=torch.float64,
+    )
+    return origin + reach * torch.sign(grid) * torch.expm1(grid.abs() * math.log1p(MU)) / MU
+
+
+def _compress(value: float) -> float:
+    """µ-law companding of a value in [-1, 1]."""
+    return math.copysign(math.log1p(MU * abs(value)) / math.log1p(MU), value)
+
+
+def _quantiles(ordered: Tensor, levels: Tensor) -> Tensor:
+    """Linearly interpolated quantiles of sorted values, of any number (torch.quantile: 2^24)."""
+    position = levels * (len(ordered) - 1)
+    below = position.floor().long()
+    above = position.ceil().long()
+    return torch.lerp(ordered[below], ordered[above], position - below)
+
+
+def _lloyd(ordered: Tensor, size: int) -> Tensor:
+    """k-means of sorted values with more than `size` distinct ones.
+
+    The initial codes follow the density that is optimal for many codes, the cube root of the
+    data's (Panter and Dite, 1951): a gap between samples estimates 1 / density, so the integral
+    of density^(1/3) grows by gap^(2/3). A code without samples stays where it is, in a gap of the
+    tail. Cells are intervals of the sorted values: prefix sums make an iteration cost V log N.
+    """
+    progress = torch.cat([ordered.new_zeros(1), ordered.diff().pow(2 / 3).cumsum(0)])
+    targets = progress[-1] * (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    codes = torch.from_numpy(np.interp(targets, progress, ordered))
+    offset = ordered.mean()
+    sums = torch.cat([ordered.new_zeros(1), (ordered - offset).cumsum(0)])
+    for _ in range(LLOYD_ITERATIONS):
+        inner = torch.searchsorted(ordered, (codes[1:] + codes[:-1]) / 2)
+        edges = torch.cat([inner.new_zeros(1), inner, inner.new_tensor([len(ordered)])])
+        count = edges.diff()
+        mean = sums[edges].diff() / count.clamp_min(1) + offset
+        updated = torch.where(count > 0, mean, codes)
+        if torch.equal(updated, codes):
+            break
+        codes = updated
+    return codes

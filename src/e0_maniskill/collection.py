@@ -1,0 +1,370 @@
+"""Collecting demonstrations with several processes, so that a kill at any moment costs little.
+
+Each finished episode is a file of its own: a success `<task>/<seed>.npz`, a failure the small
+`<task>/<seed>.failed.json`. Which episodes are selected follows from the seeds alone: the first N
+successful ones in the order of seeds, however the work was divided or interrupted.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+from e0_maniskill.cameras import Camera, default_cameras
+from e0_maniskill.env import ManiSkillEnv, Proprioception
+from e0_maniskill.episodes import run_expert, save_episode
+from e0_maniskill.rendering import assume_render_backend, render_backend
+from e0_maniskill.tasks import find_task
+
+SETTINGS_FILE = "settings.json"
+
+_TRIES_BEFORE_GIVING_UP = 20
+_LOWEST_SUCCESS_RATE = 0.5
+
+
+class SettingsMismatchError(ValueError):
+    """A directory holds episodes that were collected with other settings."""
+
+
+class WorkerError(RuntimeError):
+    """A worker process raised an error or died."""
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    """How episodes are made; the arguments of `ManiSkillEnv` and `run_expert`.
+
+    `cameras` holds for all tasks; None means each task's own.
+    """
+
+    cameras: Mapping[str, Camera] | None = None
+    hand_camera: bool = False
+    image_size: int | None = None
+    proprioception: Proprioception = "full"
+    state_only: bool = False
+    episode_length: int | None = None
+    action_noise: float = 0.0
+    noise_probability: float = 0.4
+
+    def make_env(self, task: str) -> ManiSkillEnv:
+        """An environment of this task with these settings."""
+        return ManiSkillEnv(
+            task,
+            cameras=self.cameras,
+            hand_camera=self.hand_camera,
+            image_size=self.image_size,
+            proprioception=self.proprioception,
+            state_only=self.state_only,
+            episode_length=self.episode_length,
+        )
+
+    def record(self, task: str) -> dict[str, Any]:
+        """These settings for one task, as JSON data."""
+        cameras = default_cameras(find_task(task)) if self.cameras is None else self.cameras
+        data = {name: value for name, value in vars(self).items() if name != "cameras"}
+        data["cameras"] = {name: asdict(camera) for name, camera in cameras.items()}
+        return json.loads(json.dumps(data))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one seed went: success or not, after so many steps."""
+
+    task: str
+    seed: int
+    success: bool
+    steps: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The selected episodes of one task.
+
+    Attributes:
+        seeds: of the selected (successful) episodes, ascending.
+        paths: their files.
+        tries: how many seeds it took, the failures among them included.
+    """
+
+    task: str
+    seeds: tuple[int, ...]
+    paths: tuple[Path, ...]
+    tries: int
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the tried seeds in which the expert succeeded."""
+        return len(self.seeds) / self.tries
+
+
+def collect_episodes(
+    tasks: Sequence[str],
+    episodes_per_task: int,
+    seed: int,
+    directory: Path,
+    *,
+    workers: int = 2,
+    settings: CollectionSettings | None = None,
+    on_episode: Callable[[Outcome], None] | None = None,
+) -> dict[str, Collected]:
+    """Collect expert episodes: for every task the first N successes of seeds seed, seed + 1, ...
+
+    Episodes that the directory already holds are kept, so a stopped collection is resumed, and a
+    finished one enlarged, by calling this again.
+
+    Args:
+        tasks: names.
+        episodes_per_task: N.
+        seed: the first seed, of every task.
+        directory: is made if needed; holds `settings.json` and one folder per task.
+        workers: number of processes.
+        settings: how episodes are made.
+        on_episode: called in this process after every new episode, failures included.
+
+    Returns:
+        By task: what was selected. The same for the same arguments, always.
+
+    Raises:
+        ValueError: unknown task, or a count below 1.
+        SettingsMismatchError: the directory was begun with other tasks, seed or settings.
+        RuntimeError: an expert succeeds in fewer than half of at least 20 tries.
+        WorkerError: a worker raised (its traceback is the cause) or died.
+    """
+    tasks = [find_task(task).name for task in tasks]
+    if episodes_per_task < 1:
+        raise ValueError(f"episodes_per_task must be at least 1, got {episodes_per_task}")
+    settings = settings or CollectionSettings()
+    directory = Path(directory)
+    _check_settings(
+        directory,
+        {
+            "tasks": tasks,
+            "seed": seed,
+            "settings": {task: settings.record(task) for task in tasks},
+        },
+    )
+    progress = {task: _Progress(task, seed, episodes_per_task, directory) for task in tasks}
+    _collect_missing(progress, directory, workers, settings, on_episode or (lambda outcome: None))
+    return {task: progress[task].selection(directory) for task in tasks}
+
+
+def expert_success(task: str, seeds: Iterable[int], *, workers: int = 2) -> dict[int, bool]:
+    """In which of these seeds' episodes the expert succeeds, found without rendering.
+
+    Raises:
+        ValueError: unknown task.
+        WorkerError: a worker raised (its traceback is the cause) or died.
+    """
+    name = find_task(task).name
+    settings = CollectionSettings(state_only=True)
+    with _pool(workers, settings) as pool:
+        jobs = {pool.submit(_run_seed, settings, name, seed, None): seed for seed in seeds}
+        return {seed: _outcome(job, name, seed).success for job, seed in jobs.items()}
+
+
+def _collect_missing(
+    progress: Mapping[str, "_Progress"],
+    directory: Path,
+    workers: int,
+    settings: CollectionSettings,
+    on_episode: Callable[[Outcome], None],
+) -> None:
+    """Run the seeds that are wanted and not yet there, task after task."""
+    if not any(task.wants_seed() is not None for task in progress.values()):
+        return
+    with _pool(workers, settings) as pool:
+        jobs: dict[Future[Outcome], tuple[str, int]] = {}
+        while True:
+            for task in progress.values():
+                while len(jobs) < workers and (seed := task.wants_seed()) is not None:
+                    task.running.add(seed)
+                    job = pool.submit(_run_seed, settings, task.name, seed, directory)
+                    jobs[job] = (task.name, seed)
+            if not jobs:
+                return
+            for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                name, seed = jobs.pop(job)
+                outcome = _outcome(job, name, seed)
+                progress[name].finish(outcome)
+                on_episode(outcome)
+
+
+class _Progress:
+    """What is known of one task's seeds, and which one to run next."""
+
+    def __init__(self, name: str, first_seed: int, wanted: int, directory: Path) -> None:
+        self.name = name
+        self.running: set[int] = set()
+        self._first_seed = first_seed
+        self._wanted = wanted
+        self._outcomes = {
+            **{_seed_of(path): True for path in (directory / name).glob("*.npz")},
+            **{_seed_of(path): False for path in (directory / name).glob("*.failed.json")},
+        }
+        self._check_success_rate()
+
+    def wants_seed(self) -> int | None:
+        """The first seed without which N successes cannot be reached, even if all running ones
+        succeed; so no episode is made in vain."""
+        hoped, seed = 0, self._first_seed
+        while hoped < self._wanted:
+            if seed not in self.running and seed not in self._outcomes:
+                return seed
+            hoped += self._outcomes.get(seed, True)
+            seed += 1
+        return None
+
+    def finish(self, outcome: Outcome) -> None:
+        self.running.remove(outcome.seed)
+        self._outcomes[outcome.seed] = outcome.success
+        self._check_success_rate()
+
+    def selection(self, directory: Path) -> Collected:
+        """The first N successes. Every seed up to there must be known."""
+        seeds: list[int] = []
+        seed = self._first_seed
+        while len(seeds) < self._wanted:
+            if self._outcomes[seed]:
+                seeds.append(seed)
+            seed += 1
+        paths = tuple(_episode_path(directory, self.name, chosen) for chosen in seeds)
+        return Collected(self.name, tuple(seeds), paths, tries=seed - self._first_seed)
+
+    def _check_success_rate(self) -> None:
+        tries = successes = 0
+        while self._first_seed + tries in self._outcomes and successes < self._wanted:
+            successes += self._outcomes[self._first_seed + tries]
+            tries += 1
+            if tries >= _TRIES_BEFORE_GIVING_UP and successes < _LOWEST_SUCCESS_RATE * tries:
+                raise RuntimeError(
+                    f"the expert of {self.name} succeeded in only {successes} of {tries} episodes "
+                    f"(seeds from {self._first_seed}); lower action_noise or noise_probability, "
+                    "or raise episode_length"
+                )
+
+
+def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
+    """Write the settings into a new directory; compare them with those of an old one."""
+    path = directory / SETTINGS_FILE
+    if not path.exists():
+        for task in settings["tasks"]:
+            (directory / task).mkdir(parents=True, exist_ok=True)
+        _write_json(path, settings)
+        return
+    recorded = json.loads(path.read_text())
+    if recorded != settings:
+        raise SettingsMismatchError(
+            f"{directory} holds episodes collected with other settings: "
+            f"{'; '.join(_differences(recorded, settings))}. Use the same settings to resume, or "
+            "another directory."
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            label = f"{name}.{key}" if name else key
+            yield from _differences(old.get(key), new.get(key), label)
+    elif old != new:
+        yield f"{name} was {old!r}, now {new!r}"
+
+
+def _write_json(path: Path, data: Any) -> None:
+    """Write atomically, as `save_episode` does."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        json.dump(data, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _episode_path(directory: Path, task: str, seed: int) -> Path:
+    return directory / task / f"{seed:08d}.npz"
+
+
+def _failure_path(directory: Path, task: str, seed: int) -> Path:
+    return directory / task / f"{seed:08d}.failed.json"
+
+
+def _seed_of(path: Path) -> int:
+    return int(path.name.partition(".")[0])
+
+
+# Worker processes: each keeps one environment, which is expensive to make.
+
+_worker_env: ManiSkillEnv | None = None
+
+
+@contextmanager
+def _pool(workers: int, settings: CollectionSettings) -> Iterator[ProcessPoolExecutor]:
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    backend = None if settings.state_only else render_backend()
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(backend,)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(backend: str | None) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if backend is not None:
+        assume_render_backend(backend)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_seed(
+    settings: CollectionSettings, task: str, seed: int, directory: Path | None
+) -> Outcome:
+    """In a worker: run one episode and write its file, if a directory is given."""
+    global _worker_env
+    if _worker_env is None or _worker_env.task != task:
+        if _worker_env is not None:
+            _worker_env.close()
+        _worker_env = settings.make_env(task)
+    episode = run_expert(
+        _worker_env,
+        seed,
+        action_noise=settings.action_noise,
+        noise_probability=settings.noise_probability,
+    )
+    outcome = Outcome(task, seed, episode.success, episode.length)
+    if directory is not None:
+        if episode.success:
+            save_episode(episode, _episode_path(directory, task, seed))
+        else:
+            _write_json(_failure_path(directory, task, seed), asdict(outcome))
+    return outcome
+
+
+def _outcome(job: "Future[Outcome]", task: str, seed: int) -> Outcome:
+    try:
+        return job.result()
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            f"a worker process died while {task} seed {seed} was running, perhaps for want of "
+            "memory; finished episodes are kept"
+        ) from error
+    except Exception as error:
+        raise WorkerError(f"the worker running {task} seed {seed} raised: {error!r}") from error

@@ -1,0 +1,141 @@
+"""Demonstrations: one expert episode, and its file."""
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from e0_maniskill.env import ManiSkillEnv
+from e0_maniskill.experts import Expert
+
+_TRANSLATION = slice(0, 3)
+_NOISE_STREAM = 0xE0  # keeps the noise apart from anything else drawn from the same seed
+_IMAGE_PREFIX = "images."
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What was seen before each of T steps, and what the expert would do then.
+
+    Attributes:
+        task: the task's name.
+        seed: the environment's seed.
+        success: whether the last step succeeded.
+        images: camera name -> uint8 (T, height, width, 3); empty without cameras.
+        proprioception: float32 (T, 16 or 4), see `ManiSkillEnv`.
+        environment_state: float32 (T, 3 or 17).
+        actions: float32 (T, 7): the expert's clean actions, without the noise that was executed.
+    """
+
+    task: str
+    seed: int
+    success: bool
+    images: dict[str, np.ndarray]
+    proprioception: np.ndarray
+    environment_state: np.ndarray
+    actions: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """Number of steps T."""
+        return len(self.actions)
+
+
+def run_expert(
+    env: ManiSkillEnv, seed: int, *, action_noise: float = 0.0, noise_probability: float = 0.4
+) -> Episode:
+    """Let the expert solve the episode of this seed, until success or the step limit.
+
+    Noise shows a policy what to do where the expert alone would never be (DART: Laskey et al.,
+    2017, arXiv:1703.09327): each step, with probability `noise_probability`, the translation which
+    is executed is disturbed by N(0, action_noise) per axis, in units of the action range, and kept
+    within it. The recorded action stays clean. Where a disturbance would spoil the episode (while
+    the gripper closes or releases, while a peg or plug is inserted) there is none. Noise depends on
+    the seed only.
+
+    Raises:
+        ValueError: negative noise, or a probability outside [0, 1].
+    """
+    if not action_noise >= 0:
+        raise ValueError(f"action_noise must be at least 0, got {action_noise}")
+    if not 0 <= noise_probability <= 1:
+        raise ValueError(f"noise_probability must lie within [0, 1], got {noise_probability}")
+    rng = np.random.default_rng([seed, _NOISE_STREAM])
+    observation, _ = env.reset(seed=seed)
+    expert = Expert(env)
+    observations, actions = [], []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        action = expert.act()
+        observations.append(observation)
+        actions.append(action)
+        executed = action.copy()
+        if not expert.delicate and rng.random() < noise_probability:
+            executed[_TRANSLATION] += rng.normal(0.0, action_noise, 3)
+        observation, _, terminated, truncated, _ = env.step(executed.clip(-1.0, 1.0))
+    return Episode(
+        task=env.task,
+        seed=seed,
+        success=terminated,
+        images={
+            name: np.stack([seen["pixels"][name] for seen in observations])
+            for name in observations[0].get("pixels", {})
+        },
+        proprioception=np.stack([seen["agent_pos"] for seen in observations]),
+        environment_state=np.stack([seen["environment_state"] for seen in observations]),
+        actions=np.stack(actions),
+    )
+
+
+def save_episode(episode: Episode, path: Path) -> None:
+    """Write an episode as a compressed npz file.
+
+    The file appears under its name complete or not at all, also if the process or the machine
+    stops meanwhile.
+    """
+    arrays = {
+        "task": np.array(episode.task),
+        "seed": np.array(episode.seed),
+        "success": np.array(episode.success),
+        "proprioception": episode.proprioception,
+        "environment_state": episode.environment_state,
+        "actions": episode.actions,
+    } | {_IMAGE_PREFIX + name: images for name, images in episode.images.items()}
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_episode(path: Path) -> Episode:
+    """Read a file of `save_episode`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or not an episode.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        episode = Episode(
+            task=str(arrays["task"]),
+            seed=int(arrays["seed"]),
+            success=bool(arrays["success"]),
+            images={
+                name.removeprefix(_IMAGE_PREFIX): array
+                for name, array in arrays.items()
+                if name.startswith(_IMAGE_PREFIX)
+            },
+            proprioception=arrays["proprioception"],
+            environment_state=arrays["environment_state"],
+            actions=arrays["actions"],
+        )
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not a whole episode file ({error}); delete it and collect again"
+        ) from error
+    return episode

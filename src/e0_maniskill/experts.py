@@ -1,0 +1,349 @@
+"""Scripted experts: closed-loop plans that see the simulator's true state.
+
+A plan is a generator of waypoints. The expert steers the tool towards the current waypoint with a
+proportional step, and asks for the next one when the tool is close enough. Plans read the
+simulator's live state when they are asked, so that slips of the grasp are corrected.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from e0_maniskill.env import ACTION_SIZE, ManiSkillEnv
+from e0_maniskill.poses import UP, Pose, gripper_down, nearest_angle, translation
+
+OPEN, CLOSED = 1.0, -1.0
+
+_APPROACH_HEIGHT = 0.06  # metres above an object before descending on it
+_CUBE_SIZE = 0.04
+_EASY_REACH = 0.70  # metres from the base's axis, up to which the gripper can point straight down
+_TILT_PER_METRE = 4.0  # radians of tilt per metre beyond that
+_LARGEST_TILT = 0.6
+_ANY_ROTATION = 9.0  # radians: more than any error
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """Where the tool shall go, and when it is there.
+
+    Attributes:
+        target: the tool's pose, or a function that gives it anew at every step.
+        gripper: OPEN or CLOSED.
+        position_tolerance: metres. 0 is never reached: the waypoint lasts `max_steps`.
+        rotation_tolerance: radians.
+        min_steps, max_steps: bounds on how long the waypoint lasts.
+        speed: largest translation per axis and step, as a share of the action range.
+        gain: how much of the error is commanded per step. The arm sags under a held object until
+            the command balances its weight; a gain of 2 halves that sag.
+        delicate: whether disturbing the action here would spoil the episode.
+    """
+
+    target: Pose | Callable[[], Pose]
+    gripper: float
+    position_tolerance: float = 0.01
+    rotation_tolerance: float = 0.05
+    min_steps: int = 0
+    max_steps: int = 40
+    speed: float = 0.7
+    gain: float = 1.0
+    delicate: bool = False
+
+    def pose(self) -> Pose:
+        """The target now."""
+        return self.target() if callable(self.target) else self.target
+
+
+Plan = Iterator[Waypoint]
+
+
+class Expert:
+    """Solves the current episode of an environment; make a new one after every reset.
+
+    Call `act` before every step of the environment. When its plan ends, the expert keeps steering
+    to the last waypoint.
+    """
+
+    def __init__(self, env: ManiSkillEnv) -> None:
+        self._scene = Scene(env)
+        self._plan = _PLANS[env.task](self._scene)
+        self._waypoint = next(self._plan)
+        self._steps = 0
+        arm = env.simulator.agent.controller.controllers["arm"].config
+        self._metres_per_action = float(arm.pos_upper)
+        # ManiSkill multiplies rotations by the lower bound, which is negative: the sign flips.
+        self._radians_per_action = float(arm.rot_lower)
+
+    @property
+    def delicate(self) -> bool:
+        """Whether the action given last must be executed undisturbed."""
+        return self._waypoint.delicate
+
+    def act(self) -> np.ndarray:
+        """The next action, float32 (7,) within [-1, 1], given the simulator's present state."""
+        while self._reached():
+            following = next(self._plan, None)
+            if following is None:
+                break
+            self._waypoint, self._steps = following, 0
+        self._steps += 1
+        return self._steer(self._waypoint)
+
+    def _reached(self) -> bool:
+        waypoint = self._waypoint
+        if self._steps < waypoint.min_steps:
+            return False
+        if self._steps >= waypoint.max_steps:
+            return True
+        target, tool = waypoint.pose(), self._scene.tool()
+        distance = np.linalg.norm(target.position - tool.position)
+        angle = (target.rotation * tool.rotation.inv()).magnitude()
+        return bool(distance < waypoint.position_tolerance and angle < waypoint.rotation_tolerance)
+
+    def _steer(self, waypoint: Waypoint) -> np.ndarray:
+        target, tool = waypoint.pose(), self._scene.tool()
+        move = waypoint.gain * (target.position - tool.position) / self._metres_per_action
+        move *= min(1.0, waypoint.speed / max(np.abs(move).max(), 1e-9))
+        turn = (target.rotation * tool.rotation.inv()).as_rotvec() / self._radians_per_action
+        turn *= min(1.0, 1.0 / max(np.linalg.norm(turn), 1e-9))
+        action = np.empty(ACTION_SIZE, np.float32)
+        action[:3], action[3:6], action[6] = move, turn, waypoint.gripper
+        return action.clip(-1.0, 1.0)  # rounding may exceed the bound by one part in 10^7
+
+
+class Scene:
+    """The simulator's true state, as poses."""
+
+    def __init__(self, env: ManiSkillEnv) -> None:
+        self.simulator: Any = env.simulator
+
+    def tool(self) -> Pose:
+        """The tool centre point, between the fingertips."""
+        return Pose.from_wxyz(self.simulator.agent.tcp.pose.raw_pose[0].numpy())
+
+    def pose(self, name: str) -> Pose:
+        """The simulator's actor or pose of this name."""
+        thing = getattr(self.simulator, name)
+        return Pose.from_wxyz(getattr(thing, "pose", thing).raw_pose[0].numpy())
+
+    def tool_yaw(self) -> float:
+        """The yaw for which `gripper_down` gives the tool's present orientation."""
+        upright = self.tool().rotation * Rotation.from_euler("x", np.pi).inv()
+        return Pose(np.zeros(3), upright).yaw()
+
+    def grasp_rotation(self, yaw: float, period: float) -> Rotation:
+        """Gripper down at `yaw`, or at the equal angle modulo `period` that is least turning."""
+        return gripper_down(nearest_angle(yaw, self.tool_yaw(), period))
+
+    def outward(self, position: np.ndarray) -> np.ndarray:
+        """The horizontal vector (2, metres) from the robot's base to a position."""
+        return position[:2] - self.simulator.agent.robot.pose.p[0, :2].numpy()
+
+    def reaching(self, rotation: Rotation, position: np.ndarray) -> Rotation:
+        """The gripper tilted, around the axis of its fingers' motion, to reach a distant position.
+
+        Pointing down, the arm reaches 0.75 m from its base; a step to an unreachable pose does
+        nothing at all, because ManiSkill's inverse kinematics then finds no solution.
+        """
+        outward = self.outward(position)
+        distance = float(np.linalg.norm(outward))
+        # Only the part of the tilt that leans outwards helps; that part is the axes' cosine.
+        cosine = float(rotation.apply([1.0, 0.0, 0.0])[:2] @ outward) / distance
+        needed = _TILT_PER_METRE * max(0.0, distance - _EASY_REACH)
+        tilt = np.sign(cosine) * min(needed / max(abs(cosine), 0.5), _LARGEST_TILT)
+        return rotation * Rotation.from_euler("y", tilt)
+
+    def carry(self, name: str, destination: np.ndarray, rotation: Rotation) -> Pose:
+        """Where the tool must be so that the held object comes to `destination` (3, metres)."""
+        held = self.pose(name).position
+        return Pose(self.tool().position + destination - held, rotation)
+
+    def align(self, name: str, destination: Pose) -> Pose:
+        """Where the tool must be so that the held object comes to the pose `destination`."""
+        return destination * self.pose(name).inverse() * self.tool()
+
+
+def _pick_cube(scene: Scene) -> Plan:
+    cube, goal = scene.pose("cube"), scene.pose("goal_site").position
+    # The gripper keeps its own yaw: it opens wider than the cube's diagonal and squares the cube up
+    # as it closes, and a yaw that can hardly be seen is hard to imitate.
+    grasp = Pose(cube.position, scene.grasp_rotation(0.0, np.pi))
+    yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT))
+    yield Waypoint(
+        lambda: scene.carry("cube", goal, grasp.rotation),
+        CLOSED,
+        position_tolerance=0,
+        max_steps=60,
+    )
+
+
+def _push_cube(scene: Scene) -> Plan:
+    cube, goal = scene.pose("obj").position, scene.pose("goal_region").position
+    enough = goal - np.array([0.13, 0, 0])  # the cube is well within the target's rim
+    rotation = scene.reaching(scene.grasp_rotation(0.0, np.pi), enough)
+    above = Pose(cube + np.array([-0.08, 0, 0.06]), rotation)
+    behind = Pose(cube + np.array([-0.06, 0, -0.003]), rotation)
+    pushed = Pose(np.array([goal[0] - 0.04, cube[1], 0.017]), rotation)
+    yield Waypoint(above, CLOSED, position_tolerance=0.025, rotation_tolerance=0.2)
+    yield Waypoint(behind, CLOSED, rotation_tolerance=0.1)
+    yield Waypoint(pushed, CLOSED, position_tolerance=0, max_steps=60, speed=0.5)
+
+
+def _stack_cube(scene: Scene) -> Plan:
+    cube, base = scene.pose("cubeA"), scene.pose("cubeB").position
+    farther = max(cube.position, base, key=lambda p: np.linalg.norm(scene.outward(p)))
+    yaw = _free_yaw(scene, cube, base)
+    grasp = Pose(cube.position, scene.reaching(gripper_down(yaw), farther))
+    top = base + _CUBE_SIZE * UP
+
+    def over_base(height: float) -> Callable[[], Pose]:
+        return lambda: scene.carry("cubeA", top + height * UP, grasp.rotation)
+
+    yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT), tolerance=0.005)
+    yield Waypoint(
+        grasp.raised(0.07), CLOSED, position_tolerance=0.035, rotation_tolerance=_ANY_ROTATION
+    )
+    yield Waypoint(
+        over_base(0.03), CLOSED, position_tolerance=0.006, rotation_tolerance=_ANY_ROTATION
+    )
+    yield Waypoint(
+        over_base(0.002),
+        CLOSED,
+        position_tolerance=0.004,
+        rotation_tolerance=_ANY_ROTATION,
+        max_steps=12,
+        speed=0.3,
+    )
+    yield Waypoint(over_base(0.001), OPEN, min_steps=3, max_steps=3, speed=0.01, delicate=True)
+    yield Waypoint(
+        lambda: scene.tool().raised(_APPROACH_HEIGHT), OPEN, position_tolerance=0, max_steps=30
+    )
+
+
+def _free_yaw(scene: Scene, cube: Pose, neighbour: np.ndarray) -> float:
+    """The yaw at which to grasp a cube: the least turning at which no finger meets the other cube.
+
+    Fingers come down 3 to 6 cm to both sides of the cube's centre; a cube's corners lie 2.8 cm from
+    its own.
+    """
+    offset = (neighbour - cube.position)[:2]
+
+    def obstructed(yaw: float) -> bool:
+        along = abs(-np.sin(yaw) * offset[0] + np.cos(yaw) * offset[1])
+        across = abs(np.cos(yaw) * offset[0] + np.sin(yaw) * offset[1])
+        return bool(along < 0.088 and across < 0.040)
+
+    nearest = nearest_angle(cube.yaw(), scene.tool_yaw(), np.pi / 2)
+    other = nearest_angle(nearest + np.pi / 2, scene.tool_yaw(), np.pi)
+    return other if obstructed(nearest) and not obstructed(other) else nearest
+
+
+def _insert_peg(scene: Scene) -> Plan:
+    peg, goal = scene.pose("peg"), scene.pose("goal_pose")
+    half_length = float(scene.simulator.peg_half_sizes[0, 0])
+
+    def before_goal(distance: float) -> Pose:
+        return scene.align("peg", goal * translation(-distance, 0, 0))
+
+    # Hold it behind the middle, so that the fingers stay out of the hole.
+    handle = peg * translation(-max(0.05, half_length / 2 + 0.01), 0, 0)
+    grasp = Pose(handle.position, scene.grasp_rotation(peg.yaw(), np.pi))
+    yield from _grasp(
+        grasp, grasp.raised(_APPROACH_HEIGHT), tolerance=0.005, angle=0.03, closing_steps=4
+    )
+    lift = max(_APPROACH_HEIGHT, goal.position[2] - peg.position[2])
+    yield Waypoint(
+        lambda: Pose(grasp.raised(lift).position, before_goal(0).rotation),
+        CLOSED,
+        position_tolerance=0.03,
+        rotation_tolerance=_ANY_ROTATION,
+        max_steps=15,
+    )
+    # The peg's head meets the box at half_length before the goal.
+    yield Waypoint(
+        lambda: before_goal(half_length + 0.06),
+        CLOSED,
+        position_tolerance=0.006,
+        rotation_tolerance=0.03,
+    )
+
+    def advance() -> Pose:
+        """Go on only while aligned: a head that meets the rim backs off and is aligned again."""
+        relative = (goal.inverse() * scene.pose("peg")).position
+        outside = relative[0] < -half_length + 0.002
+        if outside and np.abs(relative[1:]).max() > 0.0025:
+            return before_goal(half_length + 0.010)
+        return before_goal(-min(relative[0] + 0.05, 0.005))
+
+    yield Waypoint(
+        advance, CLOSED, position_tolerance=0, max_steps=80, speed=0.35, gain=2.0, delicate=True
+    )
+
+
+def _plug_charger(scene: Scene) -> Plan:
+    charger, goal = scene.pose("charger_base_pose"), scene.pose("goal_pose")
+    tilt = Rotation.from_euler("y", np.deg2rad(15))
+    grasp = Pose(charger.position, scene.grasp_rotation(charger.yaw(), np.pi) * tilt)
+
+    def before_goal(distance: float) -> Pose:
+        return scene.align("charger", goal * translation(-distance, 0, 0))
+
+    def advance() -> Pose:
+        """Go on only while aligned: the pins reach the holes 16 mm before the end, and a pin that
+        meets the rim backs off and is aligned again."""
+        relative = (goal.inverse() * scene.pose("charger")).position
+        if relative[0] < -0.0155 and np.abs(relative[1:]).max() > 0.0004:
+            return before_goal(0.020)
+        return before_goal(-min(relative[0] + 0.010, 0.002))
+
+    yield from _grasp(
+        grasp,
+        grasp * translation(0, 0, -_APPROACH_HEIGHT),
+        tolerance=0.003,
+        angle=0.03,
+        closing_steps=4,
+    )
+    yield Waypoint(
+        grasp.raised(0.09),
+        CLOSED,
+        position_tolerance=0.02,
+        rotation_tolerance=_ANY_ROTATION,
+        max_steps=15,
+    )
+    yield Waypoint(
+        lambda: before_goal(0.06), CLOSED, position_tolerance=0.006, rotation_tolerance=0.03
+    )
+    yield Waypoint(
+        lambda: before_goal(0.020),
+        CLOSED,
+        position_tolerance=0.0004,
+        rotation_tolerance=0.006,
+        speed=0.2,
+        delicate=True,
+    )
+    yield Waypoint(advance, CLOSED, position_tolerance=0, max_steps=150, speed=0.3, delicate=True)
+
+
+def _grasp(
+    grasp: Pose,
+    approach: Pose,
+    *,
+    tolerance: float = 0.006,
+    angle: float = 0.06,
+    closing_steps: int = 3,
+) -> Plan:
+    """Come from `approach` to `grasp` (to within `tolerance` metres, `angle` rad) and close."""
+    yield Waypoint(approach, OPEN, position_tolerance=0.02, rotation_tolerance=0.15)
+    yield Waypoint(grasp, OPEN, position_tolerance=tolerance, rotation_tolerance=angle)
+    yield Waypoint(grasp, CLOSED, min_steps=closing_steps, max_steps=closing_steps, delicate=True)
+
+
+_PLANS: dict[str, Callable[[Scene], Plan]] = {
+    "PickCube-v1": _pick_cube,
+    "PushCube-v1": _push_cube,
+    "StackCube-v1": _stack_cube,
+    "PegInsertionSide-v1": _insert_peg,
+    "PlugCharger-v1": _plug_charger,
+}

@@ -1,0 +1,95 @@
+"""The five ManiSkill tasks this package knows, as plain data.
+
+Names, step limits and scenes are ManiSkill 3's (https://maniskill.readthedocs.io); the instructions
+are ours. All tasks run at 20 Hz with the Panda arm.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+CONTROL_FREQUENCY = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: ManiSkill's environment id.
+        instruction: what a policy is told, in plain English.
+        episode_length: limit in steps of 1/20 s.
+        robot: the robot the task is defined for.
+        objects: one or two attributes of the simulator that hold an object in play (an actor) or a
+            pose that matters (the hole of a box).
+        hidden_goal: the simulator's attribute of a goal which cameras do not see, or None.
+        dense_reward: whether ManiSkill defines a dense reward for it.
+    """
+
+    name: str
+    instruction: str
+    episode_length: int
+    robot: str
+    objects: tuple[str, ...]
+    hidden_goal: str | None = None
+    dense_reward: bool = True
+
+    @property
+    def has_goal(self) -> bool:
+        """Whether the goal is hidden from the cameras and must be given as state."""
+        return self.hidden_goal is not None
+
+
+_ALL_TASKS = (
+    Task(
+        name="PickCube-v1",
+        instruction="pick up the red cube and move it to the goal position",
+        episode_length=50,
+        robot="panda",
+        objects=("cube",),
+        hidden_goal="goal_site",
+    ),
+    Task(
+        name="PushCube-v1",
+        instruction="push the blue cube onto the red and white target",
+        episode_length=50,
+        robot="panda",
+        objects=("obj", "goal_region"),
+    ),
+    Task(
+        name="StackCube-v1",
+        instruction="pick up the red cube and place it on top of the green cube",
+        episode_length=50,
+        robot="panda_wristcam",
+        objects=("cubeA", "cubeB"),
+    ),
+    Task(
+        name="PegInsertionSide-v1",
+        instruction="pick up the peg and insert its orange end into the hole in the box",
+        episode_length=100,
+        robot="panda_wristcam",
+        objects=("peg", "box_hole_pose"),
+    ),
+    Task(
+        name="PlugCharger-v1",
+        instruction="pick up the charger and plug it into the receptacle",
+        episode_length=200,
+        robot="panda_wristcam",
+        objects=("charger", "goal_pose"),
+        dense_reward=False,
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _ALL_TASKS}
+
+
+def find_task(name: str) -> Task:
+    """Return the task of this name.
+
+    Raises:
+        ValueError: no such task; the message names the closest one and lists all.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    closest = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.4)
+    hint = f" Did you mean {closest[0]!r}?" if closest else ""
+    raise ValueError(f"unknown task {name!r}.{hint} Known tasks: {', '.join(TASKS)}.")

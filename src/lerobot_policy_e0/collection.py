@@ -1,0 +1,181 @@
+"""Expert episodes of `e0_maniskill` -> a LeRobotDataset v3.
+
+Episodes are first collected as single files beside the output; the dataset is then written under
+another name and renamed. So the output is a whole dataset or it is not there, and a stopped
+collection goes on where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import disable_progress_bars
+from lerobot.datasets import LeRobotDataset
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
+from tqdm import tqdm
+
+from e0_maniskill.collection import Collected, CollectionSettings, Outcome, collect_episodes
+from e0_maniskill.episodes import Episode, load_episode
+from e0_maniskill.tasks import CONTROL_FREQUENCY, find_task
+
+RECORD = Path("meta") / "collection.json"
+ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+
+
+class OutputInUseError(ValueError):
+    """The output directory holds something else."""
+
+
+@dataclass(frozen=True)
+class CollectionRequest:
+    """For every task the first `episodes` successes of the seeds seed, seed + 1, ..."""
+
+    tasks: tuple[str, ...]
+    episodes: int
+    seed: int
+    settings: CollectionSettings
+
+    def record(self) -> dict[str, Any]:
+        """This request as JSON data, with the cameras that the tasks really get."""
+        data = {key: value for key, value in asdict(self).items() if key != "settings"}
+        data["settings"] = {task: self.settings.record(task) for task in self.tasks}
+        return json.loads(json.dumps(data))
+
+
+def collect_dataset(
+    request: CollectionRequest, output: Path, *, workers: int = 2, use_videos: bool = False
+) -> dict[str, Any]:
+    """Collect `request` into a LeRobotDataset at `output` and return its record (seeds, success
+    rate of the expert, settings), which is also kept in the dataset's `meta/collection.json`.
+
+    A dataset that is already there with the same request is left alone. Raises OutputInUseError if
+    the directory holds anything else, OSError with what to do if the disk is full.
+    """
+    output = Path(output)
+    partial = output.with_name(output.name + ".partial")
+    if output.exists():
+        return _existing_record(request, output)
+    try:
+        collected = _collect(request, partial / "episodes", workers)
+        record = request.record() | {"collected": _summary(collected)}
+        draft = partial / "dataset"
+        shutil.rmtree(draft, ignore_errors=True)
+        _write_dataset(collected, draft, output.name, use_videos)
+        (draft / RECORD).write_text(json.dumps(record, indent=1))
+        draft.rename(output)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(
+                errno.ENOSPC,
+                f"the disk is full; finished episodes are kept in {partial}. Free some space and "
+                "run the same command again to go on",
+            ) from error
+        raise
+    shutil.rmtree(partial)
+    return record
+
+
+def _existing_record(request: CollectionRequest, output: Path) -> dict[str, Any]:
+    path = output / RECORD
+    if not path.is_file():
+        raise OutputInUseError(
+            f"{output} exists and is not a collected dataset; choose another output directory"
+        )
+    record = json.loads(path.read_text())
+    wanted = request.record()
+    different = [key for key in wanted if record.get(key) != wanted[key]]
+    if different:
+        raise OutputInUseError(
+            f"{output} holds a dataset that was collected with another {', '.join(different)}; "
+            "choose another output directory, or remove this one to collect anew"
+        )
+    return record
+
+
+def _collect(request: CollectionRequest, directory: Path, workers: int) -> dict[str, Collected]:
+    total = len(request.tasks) * request.episodes
+    done = len(list(directory.glob("*/*.npz")))
+    with tqdm(total=total, initial=min(done, total), desc="Collecting", unit="episode") as bar:
+
+        def count(outcome: Outcome) -> None:
+            bar.update(outcome.success)
+
+        return collect_episodes(
+            request.tasks,
+            request.episodes,
+            request.seed,
+            directory,
+            workers=workers,
+            settings=request.settings,
+            on_episode=count,
+        )
+
+
+def _summary(collected: dict[str, Collected]) -> dict[str, Any]:
+    return {
+        task: {"seeds": list(part.seeds), "tries": part.tries, "success_rate": part.success_rate}
+        for task, part in collected.items()
+    }
+
+
+def _write_dataset(
+    collected: dict[str, Collected], root: Path, name: str, use_videos: bool
+) -> None:
+    """Write the episodes, tasks in turn, so that any leading part of the dataset is balanced."""
+    paths: Sequence[Path] = [
+        path for turn in zip(*(c.paths for c in collected.values()), strict=True) for path in turn
+    ]
+    first = load_episode(paths[0])
+    dataset = LeRobotDataset.create(
+        f"local/{name}",
+        CONTROL_FREQUENCY,
+        _features(first, use_videos),
+        root=root,
+        robot_type="panda",
+        use_videos=use_videos,
+        image_writer_threads=2,
+    )
+    disable_progress_bars()  # one bar of ours instead of one for every episode
+    for path in tqdm(paths, desc="Writing dataset", unit="episode"):
+        _add_episode(dataset, load_episode(path))
+    dataset.finalize()
+
+
+def _features(episode: Episode, use_videos: bool) -> dict[str, Any]:
+    def vector(size: int, names: list[str] | None = None) -> dict[str, Any]:
+        return {"dtype": "float32", "shape": (size,), "names": names}
+
+    features = {
+        ACTION: vector(episode.actions.shape[1], ACTION_NAMES),
+        OBS_STATE: vector(episode.proprioception.shape[1]),
+        OBS_ENV_STATE: vector(episode.environment_state.shape[1]),
+    }
+    for camera, images in episode.images.items():
+        features[f"{OBS_IMAGES}.{camera}"] = {
+            "dtype": "video" if use_videos else "image",
+            "shape": images.shape[1:],
+            "names": ["height", "width", "channels"],
+        }
+    return features
+
+
+def _add_episode(dataset: LeRobotDataset, episode: Episode) -> None:
+    instruction = find_task(episode.task).instruction
+    for step in range(episode.length):
+        frame: dict[str, np.ndarray | str] = {
+            ACTION: episode.actions[step],
+            OBS_STATE: episode.proprioception[step],
+            OBS_ENV_STATE: episode.environment_state[step],
+            "task": instruction,
+        }
+        for camera, images in episode.images.items():
+            frame[f"{OBS_IMAGES}.{camera}"] = images[step]
+        dataset.add_frame(frame)
+    dataset.save_episode()

@@ -1,0 +1,171 @@
+"""LeRobot configuration of an E0 policy: every field is a `--policy.NAME=VALUE`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
+from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
+
+from e0.network.presets import find_preset
+from e0.policy import PolicySettings
+from e0.tokens import CODEBOOK_KINDS
+
+
+@PreTrainedConfig.register_subclass("e0")
+@dataclass
+class E0Config(PreTrainedConfig):
+    """Settings of `E0Policy`.
+
+    Actions:
+        horizon: steps of a chunk. n_action_steps: how many of them run before the next chunk.
+        vocabulary_size: codes per action dimension. codebook: how they are placed
+            (`e0.tokens.ActionTokenizer.fit`).
+    Method (see `e0.diffusion`):
+        objective, embedding, schedule, time_distribution, sampler, read_out, early_stop,
+        denoising_steps (network evaluations per chunk), noise_draws (per observation in training).
+    Network:
+        preset: a row of `e0.network.presets`. use_instruction: feed the task's text;
+        maximum_instruction_bytes: longer instructions are refused, never cut.
+        compile_model: torch.compile the denoising network.
+    Training:
+        vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
+            numbers cannot name an episode and the policy has to look at its images.
+        dtype: float32, or bfloat16 for autocast in LeRobot's training loop.
+    """
+
+    horizon: int = 8
+    n_action_steps: int = 4
+    vocabulary_size: int = 256
+    codebook: str = "mu_law"
+
+    objective: str = "e0"
+    embedding: str = "ordinal"
+    schedule: str = "linear"
+    time_distribution: str = "beta"
+    sampler: str = "ddim"
+    read_out: str = "argmax"
+    early_stop: bool = False
+    denoising_steps: int = 4
+    noise_draws: int = 4
+
+    preset: str = "tiny"
+    use_instruction: bool = True
+    maximum_instruction_bytes: int = 256
+    compile_model: bool = False
+
+    vector_noise: float = 0.0
+    dtype: str = "float32"
+
+    optimizer_lr: float = 1e-3
+    optimizer_betas: tuple[float, float] = (0.9, 0.99)
+    optimizer_weight_decay: float = 1e-2
+    optimizer_grad_clip_norm: float = 1.0
+    warmup_fraction: float = 0.05
+
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.IDENTITY,
+            "STATE": NormalizationMode.MEAN_STD,
+            "ENV": NormalizationMode.MEAN_STD,
+            # The tokenizer works in action units: its codebooks are the normalization.
+            "ACTION": NormalizationMode.IDENTITY,
+        }
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_preset(self.preset)
+        if not 1 <= self.n_action_steps <= self.horizon:
+            raise ValueError(
+                f"n_action_steps ({self.n_action_steps}) must lie between 1 and the horizon "
+                f"({self.horizon}): a chunk holds no more steps"
+            )
+        if self.vocabulary_size < 2:
+            raise ValueError(f"vocabulary_size must be at least 2, got {self.vocabulary_size}")
+        if self.codebook not in CODEBOOK_KINDS:
+            raise ValueError(
+                f"unknown codebook {self.codebook!r}; known: {', '.join(CODEBOOK_KINDS)}"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+        if not self.vector_noise >= 0:
+            raise ValueError(f"vector_noise must not be negative, got {self.vector_noise}")
+
+    @property
+    def observation_delta_indices(self) -> None:
+        return None
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        return list(range(self.horizon))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            betas=self.optimizer_betas,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> CosineDecayWithWarmupSchedulerConfig:
+        # LeRobot scales these counts down to the run's number of steps.
+        decay_steps = 1_000_000
+        return CosineDecayWithWarmupSchedulerConfig(
+            num_warmup_steps=int(self.warmup_fraction * decay_steps),
+            num_decay_steps=decay_steps,
+            peak_lr=self.optimizer_lr,
+            decay_lr=0.0,
+        )
+
+    def validate_features(self) -> None:
+        """Raise ValueError unless there is an action vector and something to observe."""
+        if self.action_feature is None or len(self.action_feature.shape) != 1:
+            raise ValueError(
+                "an E0 policy needs the feature 'action', one vector per step; the dataset or "
+                f"environment offers {sorted(self.output_features or {}) or 'no action'}"
+            )
+        for name, feature in (self.input_features or {}).items():
+            if feature.type in (FeatureType.STATE, FeatureType.ENV) and len(feature.shape) != 1:
+                raise ValueError(
+                    f"feature {name!r} has shape {tuple(feature.shape)}; vector features must have "
+                    "one axis: flatten it, or leave it out of the policy's input_features"
+                )
+        if not self.image_features and not self.vector_features:
+            raise ValueError("an E0 policy needs at least one image or vector feature to observe")
+
+    @property
+    def vector_features(self) -> dict[str, int]:
+        """Name and size of proprioception and every further vector feature."""
+        return {
+            name: feature.shape[0]
+            for name, feature in (self.input_features or {}).items()
+            if feature.type in (FeatureType.STATE, FeatureType.ENV)
+        }
+
+    def policy_settings(self) -> PolicySettings:
+        """The settings of the plain PyTorch policy. Raises ValueError for unusable features."""
+        self.validate_features()
+        assert self.action_feature is not None
+        return PolicySettings(
+            cameras=tuple(self.image_features),
+            vectors=self.vector_features,
+            action_dim=self.action_feature.shape[0],
+            horizon=self.horizon,
+            preset=self.preset,
+            use_instruction=self.use_instruction,
+            vocabulary_size=self.vocabulary_size,
+            embedding=self.embedding,
+            schedule=self.schedule,
+            time_distribution=self.time_distribution,
+            sampler=self.sampler,
+            read_out=self.read_out,
+            early_stop=self.early_stop,
+            denoising_steps=self.denoising_steps,
+            noise_draws=self.noise_draws,
+            objective=self.objective,
+        )

@@ -1,0 +1,110 @@
+"""`--env.type=maniskill`: the tasks of `e0_maniskill` for LeRobot's training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.envs.utils import freeze_after_episode_end
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
+
+from e0_maniskill.cameras import default_cameras
+from e0_maniskill.env import (
+    ACTION_SIZE,
+    GOAL_SIZE,
+    MAX_OBJECTS,
+    POSE_SIZE,
+    PROPRIOCEPTION_SIZES,
+    ManiSkillEnv,
+)
+from e0_maniskill.tasks import CONTROL_FREQUENCY, Task, find_task
+
+
+@EnvConfig.register_subclass("maniskill")
+@dataclass
+class ManiSkillEnvConfig(EnvConfig):
+    """One or several ManiSkill tasks, comma-separated; see `e0_maniskill.env.ManiSkillEnv`."""
+
+    task: str | None = "PickCube-v1"
+    fps: int = CONTROL_FREQUENCY
+    image_size: int | None = None
+    hand_camera: bool = False
+    proprioception: str = "full"
+    state_only: bool = False
+    episode_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.proprioception not in PROPRIOCEPTION_SIZES:
+            raise ValueError(
+                f"unknown proprioception {self.proprioception!r}; "
+                f"known: {', '.join(PROPRIOCEPTION_SIZES)}"
+            )
+        size = PROPRIOCEPTION_SIZES[self.proprioception]
+        state = GOAL_SIZE + (MAX_OBJECTS * POSE_SIZE if self.state_only else 0)
+        self.features = {
+            ACTION: PolicyFeature(FeatureType.ACTION, (ACTION_SIZE,)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (size,)),
+            "environment_state": PolicyFeature(FeatureType.ENV, (state,)),
+        }
+        self.features_map = {
+            ACTION: ACTION,
+            "agent_pos": OBS_STATE,
+            "environment_state": OBS_ENV_STATE,
+        }
+        if not self.state_only:
+            for name, shape in self._image_shapes().items():
+                self.features[name] = PolicyFeature(FeatureType.VISUAL, shape)
+                self.features_map[name] = f"{OBS_IMAGES}.{name}"
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks, in the order given. Raises ValueError for an unknown or repeated name."""
+        names = [name.strip() for name in (self.task or "").split(",")]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a task is named twice in {self.task!r}")
+        return [find_task(name) for name in names]
+
+    @property
+    def gym_kwargs(self) -> dict:
+        return {
+            "image_size": self.image_size,
+            "hand_camera": self.hand_camera,
+            "proprioception": self.proprioception,
+            "state_only": self.state_only,
+            "episode_length": self.episode_length,
+        }
+
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, VectorEnv]]:
+        """{task name: {0: vector env}}, as LeRobot's evaluation wants it."""
+        return {
+            task.name: {0: self._vector(task.name, n_envs, use_async_envs)} for task in self.tasks
+        }
+
+    def _vector(self, task: str, count: int, use_async: bool) -> VectorEnv:
+        make: Callable[[], gymnasium.Env] = freeze_after_episode_end(
+            partial(ManiSkillEnv, task, **self.gym_kwargs)
+        )
+        makers = [make] * count
+        if use_async and count > 1:
+            # SAPIEN's renderer does not survive a fork.
+            return AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
+        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+    def _image_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Camera name -> (height, width, 3); the tasks' cameras must agree."""
+        shapes = {}
+        for task in self.tasks:
+            for name, camera in default_cameras(task).items():
+                size = (self.image_size,) * 2 if self.image_size else (camera.height, camera.width)
+                shapes[name] = (*size, 3)
+        if self.hand_camera:
+            size = self.image_size or 128
+            shapes["hand_camera"] = (size, size, 3)
+        return shapes

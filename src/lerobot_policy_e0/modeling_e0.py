@@ -1,0 +1,187 @@
+"""`E0Policy`: the plain PyTorch policy of `e0` behind LeRobot's policy interface."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies import PreTrainedPolicy
+from lerobot.utils.constants import ACTION
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from e0.network.language import encode_instructions
+from e0.network.policy_network import Observation
+from e0.policy import ActionChunk, Policy
+from lerobot_policy_e0.configuration_e0 import E0Config
+from lerobot_policy_e0.dataset import read_actions
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or belongs to another model."""
+
+
+class E0Policy(PreTrainedPolicy):
+    """E0 for LeRobot's training loop, evaluation and robots.
+
+    `dataset_meta` and `dataset_stats` come from LeRobot when a policy is made for a dataset; the
+    action codebooks are fitted to them. A policy that is loaded has them in its checkpoint.
+    """
+
+    config_class = E0Config  # pyright: ignore[reportAssignmentType]
+    name = "e0"  # pyright: ignore[reportAssignmentType]
+
+    def __init__(
+        self,
+        config: E0Config,
+        dataset_stats: dict[str, dict[str, Any]] | None = None,
+        dataset_meta: Any | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(config)
+        self.config: E0Config = config
+        self.model = Policy(config.policy_settings())
+        if dataset_meta is not None:
+            self.model.tokenizer.fit(read_actions(dataset_meta), config.codebook)
+        elif dataset_stats is not None:
+            if ACTION not in dataset_stats:
+                raise ValueError(
+                    f"the dataset's statistics hold no {ACTION!r}, only {sorted(dataset_stats)}: "
+                    "recompute them, or pass dataset_meta so that the actions can be read"
+                )
+            self.model.tokenizer.fit_statistics(dataset_stats[ACTION], config.codebook)
+        if config.compile_model:
+            self.model.network.compile_denoising()
+        self._pad_instructions = self.model.network.preset.instruction_patch
+        self.reset()
+
+    def get_optim_params(self) -> list[dict[str, Any]]:
+        """Matrices with weight decay; norms, biases and learned offsets without."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def reset(self) -> None:
+        """Forget the rest of the last chunk; LeRobot calls this at the start of an episode."""
+        self._queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
+
+    def forward(
+        self, batch: dict[str, Any], reduction: str = "mean"
+    ) -> tuple[Tensor, dict[str, float] | None]:
+        """Training loss of a batch: observations, `action` (B, H, D), `action_is_pad` (B, H).
+
+        `reduction="none"` gives the loss of each sample, for LeRobot's sample weighting.
+        """
+        if ACTION not in batch:
+            raise ValueError(f"the batch has no {ACTION!r}, only {sorted(batch)}")
+        actions = batch[ACTION]
+        padded = batch.get("action_is_pad")
+        valid = ~padded if padded is not None else actions.new_ones(actions.shape[:2]).bool()
+        losses = self.model.loss(self._observation(batch), actions, valid)
+        return (losses if reduction == "none" else losses.mean()), None
+
+    def predict(self, batch: dict[str, Any], **options: Any) -> ActionChunk:
+        """A whole chunk with the entropy of every token's posterior; see `e0.policy.Policy.sample`
+        for the options (steps, generator, noise, keep_trace)."""
+        self.eval()
+        return self.model.sample(self._observation(batch), **options)
+
+    def predict_action_chunk(self, batch: dict[str, Any], **options: Any) -> Tensor:
+        """A whole chunk (B, H, D) in action units. `noise` fixes where denoising starts."""
+        return self.predict(batch, **options).actions
+
+    def select_action(self, batch: dict[str, Any], **options: Any) -> Tensor:
+        """The next action (B, D); a new chunk is made every `n_action_steps` calls."""
+        if not self._queue:
+            chunk = self.predict_action_chunk(batch, **options)
+            self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(1))
+        return self._queue.popleft()
+
+    def _observation(self, batch: dict[str, Any]) -> Observation:
+        """Pick this policy's features out of a LeRobot batch; name what is missing."""
+        expected = [*self.config.image_features, *self.config.vector_features]
+        missing = [name for name in expected if name not in batch]
+        if missing:
+            came = sorted(name for name in batch if name.startswith("observation"))
+            raise ValueError(
+                f"the batch lacks {missing}; this policy expects {sorted(expected)}, the batch has "
+                f"{came}. Rename features with --rename_map, or use the cameras and state "
+                "the policy was trained with"
+            )
+        vectors = {name: batch[name] for name in self.config.vector_features}
+        if self.training and self.config.vector_noise > 0:
+            noise = self.config.vector_noise
+            vectors = {name: x + noise * torch.randn_like(x) for name, x in vectors.items()}
+        instruction = self._instruction(batch) if self.config.use_instruction else None
+        return Observation({n: batch[n] for n in self.config.image_features}, vectors, instruction)
+
+    def _instruction(self, batch: dict[str, Any]) -> Tensor:
+        if "task" not in batch:
+            raise ValueError(
+                "the batch has no 'task' text and this policy follows instructions; give one, or "
+                "train with --policy.use_instruction=false"
+            )
+        texts = [batch["task"]] if isinstance(batch["task"], str) else list(batch["task"])
+        maximum = self.config.maximum_instruction_bytes
+        indices = encode_instructions(texts, maximum, self._pad_instructions)
+        return indices.to(self.config.device)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, strict: bool = True, **options: Any
+    ) -> E0Policy:
+        """Load a checkpoint, strictly: LeRobot's default would keep random weights where a tensor
+        is missing. Raises CheckpointError naming what is wrong."""
+        if not strict:
+            raise ValueError("an E0 checkpoint is only ever loaded strictly")
+        meta = options.pop("dataset_meta", None)
+        options.pop("dataset_stats", None)  # The codebooks come from the checkpoint.
+        policy = super().from_pretrained(pretrained_name_or_path, strict=True, **options)
+        policy.model.tokenizer.require_fitted()
+        if meta is not None:
+            policy._report_out_of_range(read_actions(meta))
+        return policy
+
+    @classmethod
+    def _load_as_safetensor(
+        cls, model: E0Policy, model_file: str, map_location: str, strict: bool
+    ) -> E0Policy:
+        try:
+            state = load_file(model_file, device=str(torch.device(map_location)))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"cannot read the checkpoint {model_file}: {error}") from error
+        expected = model.state_dict()
+        problems = [f"missing {name}" for name in expected if name not in state]
+        problems += [f"unexpected {name}" for name in state if name not in expected]
+        problems += [
+            f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in state and state[name].shape != tensor.shape
+        ]
+        if problems:
+            shown = "; ".join(problems[:5]) + (" ..." if len(problems) > 5 else "")
+            raise CheckpointError(
+                f"{model_file} does not fit this policy ({len(problems)} differences): {shown}"
+            )
+        model.load_state_dict(state, strict=True)
+        return model
+
+    def _report_out_of_range(self, actions: Tensor) -> None:
+        """Warn when a dataset holds actions that the checkpoint's codebooks do not cover."""
+        outside = self.model.tokenizer.count_out_of_range(actions)
+        if outside.any():
+            logger.warning(
+                "%d of %d actions of this dataset lie outside the checkpoint's codebooks (per "
+                "dimension: %s) and train as the nearest code",
+                int(outside.sum()),
+                actions.numel(),
+                outside.tolist(),
+            )

@@ -1,0 +1,52 @@
+"""Pre- and post-processing of an E0 policy: LeRobot's default steps, with safe statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lerobot.processor import (
+    PolicyAction,
+    PolicyProcessorPipeline,
+    make_default_pre_post_processors,
+)
+
+from lerobot_policy_e0.configuration_e0 import E0Config
+
+Statistics = dict[str, dict[str, Any]]
+
+
+def make_e0_pre_post_processors(
+    config: E0Config, dataset_stats: Statistics | None = None
+) -> tuple[
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
+    PolicyProcessorPipeline[PolicyAction, PolicyAction],
+]:
+    """Rename, batch, move to the device, normalize vectors; actions pass as they are.
+
+    Raises ValueError if a vector feature has no statistics.
+    """
+    if dataset_stats is not None:
+        dataset_stats = _usable_statistics(config, dataset_stats)
+    return make_default_pre_post_processors(config, dataset_stats, normalizer_device=config.device)
+
+
+def _usable_statistics(config: E0Config, statistics: Statistics) -> Statistics:
+    """Statistics with deviation 1 where a dimension is constant: dividing by (almost) zero would
+    turn the smallest difference at test time into a huge input."""
+    usable = dict(statistics)
+    for name in config.vector_features:
+        given = statistics.get(name, {})
+        missing = [key for key in ("mean", "std") if key not in given]
+        if missing:
+            raise ValueError(
+                f"the dataset's statistics lack {' and '.join(missing)} of {name!r}: recompute the "
+                "dataset's statistics, or leave the feature out of the policy's input_features"
+            )
+        deviation = torch.as_tensor(given["std"], dtype=torch.float32)
+        mean = torch.as_tensor(given["mean"], dtype=torch.float32)
+        if not (torch.isfinite(deviation).all() and torch.isfinite(mean).all()):
+            raise ValueError(f"the statistics of {name!r} hold NaN or infinity: clean the dataset")
+        constant = deviation <= 1e-6 * mean.abs().clamp_min(1.0)
+        usable[name] = {**given, "std": torch.where(constant, 1.0, deviation)}
+    return usable

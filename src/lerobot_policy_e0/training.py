@@ -1,0 +1,94 @@
+"""LeRobot's training loop with the dataset's frames in memory: `e0 train`, same flags.
+
+LeRobot's loop takes an Accelerator from its caller; this one swaps the data loader's dataset for
+`FramesInMemory`. Nothing of the loop is forked. Beside it a learning curve is kept as JSON lines.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from lerobot.configs import parser
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.scripts.lerobot_train import train
+from lerobot.utils.import_utils import register_third_party_plugins
+from lerobot.utils.logging_utils import MetricsTracker
+from torch.utils.data import DataLoader
+
+from lerobot_policy_e0.dataset import FramesInMemory
+
+LEARNING_CURVE = "learning_curve.jsonl"
+
+
+class InMemoryAccelerator(Accelerator):
+    """An Accelerator that keeps the frames of the datasets it is given in memory."""
+
+    def prepare_data_loader(self, data_loader: DataLoader, *arguments: Any, **options: Any) -> Any:
+        in_memory = DataLoader(
+            FramesInMemory(data_loader.dataset),  # pyright: ignore[reportArgumentType]
+            batch_size=data_loader.batch_size,
+            sampler=data_loader.sampler,
+            collate_fn=data_loader.collate_fn,
+            pin_memory=data_loader.pin_memory,
+        )
+        return super().prepare_data_loader(in_memory, *arguments, **options)
+
+
+class LearningCurve(logging.Filter):
+    """Writes what LeRobot logs of the training, one JSON line per log step.
+
+    It only watches. It is a filter because LeRobot removes the root logger's handlers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        tracker: Any = record.msg
+        if isinstance(tracker, MetricsTracker):
+            averages = {name: meter.avg for name, meter in tracker.metrics.items()}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": tracker.steps} | averages) + "\n")
+        return True
+
+
+def read_learning_curve(path: Path) -> list[dict[str, float]]:
+    """Rows in order of steps. A resumed run repeats steps, and the later row counts; a line that a
+    kill cut short is left out."""
+    rows: dict[int, dict[str, float]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+@parser.wrap()
+def train_in_memory(cfg: TrainPipelineConfig) -> None:
+    """Train as `lerobot-train` does, from the command line's arguments."""
+    policy: Any = cfg.trainable_config
+    precision = {"bfloat16": "bf16", "float16": "fp16"}.get(getattr(policy, "dtype", ""), "no")
+    accelerator = InMemoryAccelerator(
+        step_scheduler_with_optimizer=False,
+        mixed_precision=precision,
+        cpu=policy.device == "cpu",
+    )
+    if accelerator.is_main_process and cfg.output_dir is not None:
+        logging.getLogger().addFilter(LearningCurve(Path(cfg.output_dir) / LEARNING_CURVE))
+    train(cfg, accelerator=accelerator)
+
+
+def main() -> None:
+    """Entry point; takes the flags of `lerobot-train`."""
+    register_third_party_plugins()
+    train_in_memory()  # pyright: ignore[reportCallIssue]  # the wrapper parses sys.argv
+
+
+if __name__ == "__main__":
+    main()
