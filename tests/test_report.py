@@ -299,14 +299,14 @@ def test_padded_codes_are_one_row_with_all_their_mass(report, tmp_path):
     """The gripper's 31 equal codes are one level: its picture is 2 rows high, the other 32."""
     page = page_of(report, tmp_path)
     pictures = re.findall(r'xlink:href="data:image/png;base64,([^"]*)"', page)
-    sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for data in pictures]
-    assert sizes == [(6, 32), (6, 2)] * 3
-    spread, final = (
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[i]))))[..., 3] for i in (0, 4)
-    )
-    assert (
-        spread.max() < 120 < final.max()
-    )  # the posterior sharpens from the first step to the last
+    opacity = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))[..., 3] / 255
+        for data in pictures
+    ]
+    assert [picture.shape for picture in opacity] == [(32, 6), (2, 6)] * 3
+    for picture in opacity:  # colour is the square root of the probability
+        np.testing.assert_allclose((picture**2).sum(0), 1, atol=0.05)
+    assert opacity[0].max() < 0.5 < opacity[4].max()  # sharpens from the first step to the last
 
 
 def test_smallest_report(report, tmp_path):

@@ -114,12 +114,13 @@ class E0Objective:
 
     def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
         tokens = self.tokenizer.encode(actions).repeat_interleave(draws, dim=0)
-        clean = self.embedding.embed(tokens)
+        valid = valid.repeat_interleave(draws, dim=0)
+        # A padded step carries no signal: real steps look at it, and it often repeats one of them.
+        clean = self.embedding.embed(tokens).masked_fill(~valid[..., None, None], 0.0)
         time = sample_time(len(tokens), self.time_distribution, device=clean.device)
         noisy = corrupt(clean, time, SCHEDULES[self.schedule_name]).noisy
         logits = denoise(noisy, time)
-        losses = cross_entropy(logits, tokens, valid.repeat_interleave(draws, dim=0))
-        return losses.view(-1, draws).mean(1)
+        return cross_entropy(logits, tokens, valid).view(-1, draws).mean(1)
 
     def sample(
         self,

@@ -26,6 +26,7 @@ from e0_maniskill.episodes import Episode, load_episode
 from e0_maniskill.tasks import CONTROL_FREQUENCY, find_task
 
 RECORD = Path("meta") / "collection.json"
+SMALLEST_FREE_SPACE = 2**20  # bytes; less is a full disk
 ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 
 
@@ -62,24 +63,35 @@ def collect_dataset(
     partial = output.with_name(output.name + ".partial")
     if output.exists():
         return _existing_record(request, output)
+    draft = partial / "dataset"
     try:
         collected = _collect(request, partial / "episodes", workers)
         record = request.record() | {"collected": _summary(collected)}
-        draft = partial / "dataset"
         shutil.rmtree(draft, ignore_errors=True)
         _write_dataset(collected, draft, output.name, use_videos)
         (draft / RECORD).write_text(json.dumps(record, indent=1))
         draft.rename(output)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC,
-                f"the disk is full; finished episodes are kept in {partial}. Free some space and "
-                "run the same command again to go on",
-            ) from error
-        raise
+    except Exception as error:
+        if not _disk_is_full(error, partial):
+            raise
+        shutil.rmtree(draft, ignore_errors=True)
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full; finished episodes are kept in {partial}. Free some space and "
+            "run the same command again to go on",
+        ) from error
     shutil.rmtree(partial)
     return record
+
+
+def _disk_is_full(error: BaseException | None, directory: Path) -> bool:
+    """Whether a full disk is behind this error, be it raised in a worker or hidden: LeRobot only
+    logs that a picture could not be written, and fails later because it is missing."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return True
+        error = error.__cause__
+    return directory.exists() and shutil.disk_usage(directory).free < SMALLEST_FREE_SPACE
 
 
 def _existing_record(request: CollectionRequest, output: Path) -> dict[str, Any]:

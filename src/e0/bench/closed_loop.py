@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +64,16 @@ def evaluate(
     on_result: Callable[[EpisodeResult], None] | None = None,
 ) -> list[EpisodeResult]:
     """Run the jobs that `results` (JSON lines) doesn't hold yet; return all, in the jobs' order."""
+    from e0_maniskill.collection import CollectionSettings, _pool
+
     jobs = list(jobs)
     done = {result.job: result for result in read_results(results)}
-    missing = [job for job in jobs if job not in done]
+    missing = [job for job in dict.fromkeys(jobs) if job not in done]
+    if not missing:
+        return [done[job] for job in jobs]
     results.parent.mkdir(parents=True, exist_ok=True)
-    # Spawned, not forked: SAPIEN's renderer does not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
+    state_only = settings.environment.get("state_only", False)
+    with _pool(workers, CollectionSettings(state_only=state_only)) as pool:
         futures = [pool.submit(_run, job, settings) for job in missing]
         with results.open("a") as file:
             for future in as_completed(futures):
@@ -81,8 +83,6 @@ def evaluate(
                 file.flush()
                 if on_result:
                     on_result(result)
-    finally:
-        pool.shutdown(cancel_futures=True)
     return [done[job] for job in jobs]
 
 
@@ -177,7 +177,6 @@ def clip_path(directory: Path, job: EpisodeJob) -> Path:
 
 @cache
 def _runner(settings: str) -> Runner:
-    torch.set_num_threads(1)
     data = json.loads(settings)
     paths = {name: data[name] and Path(data[name]) for name in ("checkpoint", "clips")}
     return Runner(EvaluationSettings(**(data | paths)))

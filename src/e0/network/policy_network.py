@@ -80,7 +80,10 @@ class PolicyNetwork(nn.Module):
         self.tower = (
             KeypointTower(width, preset.stem_channels, preset.keypoints) if cameras else None
         )
-        self.camera_identity = nn.Parameter(torch.randn(len(cameras), width) * 0.02)
+        # None rather than empty: data-parallel training waits for the gradient of every parameter.
+        self.camera_identity = (
+            nn.Parameter(torch.randn(len(cameras), width) * 0.02) if cameras else None
+        )
         self.language = ByteEmbedding(width, preset.instruction_patch) if use_instruction else None
         self.vector_projections = nn.ModuleDict(
             {_module_name(name): nn.Linear(size, width) for name, size in vectors.items()}
@@ -128,8 +131,6 @@ class PolicyNetwork(nn.Module):
         x = self.action_in(noisy.flatten(2)) + self.step_identity
         x = x.view(batch, draws * self.horizon, -1)
         condition = self.time(sinusoidal(time, 64, 4e-3, 4.0).to(x.dtype)).view(batch, draws, -1)
-        if draws > 1:
-            condition = condition.repeat_interleave(self.horizon, dim=1)
         steps = torch.arange(self.horizon, device=x.device).repeat(draws)
         positions = prefix.mask.sum(-1, keepdim=True) + steps
         table = rotation(positions, self.preset.suffix.head_width)
@@ -148,7 +149,7 @@ class PolicyNetwork(nn.Module):
         _require_same("cameras", self.cameras, observation.images)
         _require_same("vector features", self.vectors, observation.vectors)
         parts: list[Tensor] = []
-        if self.tower is not None:
+        if self.tower is not None and self.camera_identity is not None:
             size = self.preset.image_size
             images = torch.stack([resize(observation.images[c], size) for c in self.cameras], dim=1)
             tokens = self.tower(images.flatten(0, 1)).unflatten(0, images.shape[:2])

@@ -94,8 +94,12 @@ class AdaptiveRMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` (B, T, C), `condition` (B, T or 1, condition width) -> normed x, residual gate."""
-        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
+        """`x` (B, R·H, C), `condition` (B, R, condition width), one for every H tokens -> normed x,
+        residual gate."""
+        modulation = self.modulation(condition)
+        if condition.shape[1] not in (1, x.shape[1]):
+            modulation = modulation.repeat_interleave(x.shape[1] // condition.shape[1], dim=1)
+        scale, shift, gate = modulation.chunk(3, dim=-1)
         normed = F.rms_norm(x, x.shape[-1:], eps=self.epsilon)
         return normed * (1.0 + scale) + shift, gate
 

@@ -1,0 +1,41 @@
+# `make demo` and `make test` set everything up by themselves; a second run installs nothing.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+VULKAN := .venv/.vulkan
+
+.PHONY: demo demo-full test lint format clean
+
+demo: $(INSTALLED) $(VULKAN)
+	.venv/bin/e0 demo
+
+demo-full: $(INSTALLED) $(VULKAN)
+	.venv/bin/e0 demo-full
+
+test: $(INSTALLED) $(VULKAN)
+	$(PYTHON) -m pytest
+
+lint: $(INSTALLED)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+format: $(INSTALLED)
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+# uv from the PATH, or a copy of its own in .tools.
+$(INSTALLED): pyproject.toml constraints.txt .python-version
+	@command -v uv >/dev/null || [ -x .tools/bin/uv ] || \
+		{ python3 -m venv .tools && .tools/bin/pip install --quiet uv; }
+	PATH="$$PATH:$$PWD/.tools/bin"; \
+		{ [ -x $(PYTHON) ] || uv venv --quiet .venv; } && \
+		uv pip install --python $(PYTHON) --constraint constraints.txt --editable '.[maniskill,dev]'
+	@touch $@
+
+$(VULKAN): scripts/install_vulkan.sh | $(INSTALLED)
+	scripts/install_vulkan.sh $(PYTHON)
+	@touch $@
+
+clean:
+	rm -rf .venv .tools build src/*.egg-info .pytest_cache .ruff_cache .hypothesis

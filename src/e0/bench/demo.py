@@ -1,0 +1,364 @@
+"""From nothing to a measured policy: collect, train, evaluate, report.
+
+Each phase is skipped when its result is there and resumed when it was cut short, so the same
+command can be repeated at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from e0.bench.closed_loop import (
+    EpisodeJob,
+    EpisodeResult,
+    EvaluationSettings,
+    Runner,
+    evaluate,
+)
+from e0.bench.demo_report import write_demo_report
+from e0.bench.statistics import format_rate
+
+EVALUATION_SEED = 900_000
+TRAINING_SEED = 100_000
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """The recipe. Episodes are per task; the seeds of demonstrations and evaluation are disjoint.
+
+    demonstrations: expert episodes. action_noise: disturbance while collecting, in action units.
+    vector_noise: noise on proprioception in training (see `lerobot_policy_e0.E0Config`).
+    blackout_episodes: evaluation episodes repeated with black images.
+    """
+
+    output: Path = Path("outputs/demo")
+    tasks: tuple[str, ...] = ("PushCube-v1", "PickCube-v1")
+    demonstrations: int = 400
+    action_noise: float = 0.1
+    training_steps: int = 2500
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    vector_noise: float = 0.08
+    n_action_steps: int = 2
+    dtype: str = "float32"
+    evaluation_episodes: int = 50
+    blackout_episodes: int = 20
+    denoising_steps: int = 4
+    workers: int = 2
+
+    def environment(self, state_only: bool) -> dict[str, Any]:
+        """Arguments of the environments, in collecting and in evaluation alike."""
+        return {"proprioception": "compact", "state_only": state_only}
+
+
+FULL_DEMO = DemoSettings(output=Path("outputs/demo-full"), demonstrations=1000, training_steps=8000)
+
+
+class DemoMismatchError(ValueError):
+    """The output directory holds a demo that was begun with other settings."""
+
+
+def run_demo(settings: DemoSettings) -> dict[str, Any]:
+    """Run what is missing of the demo; return (and keep) `results.json`.
+
+    Raises DemoMismatchError if the output directory was begun with other settings, RuntimeError if
+    the training fails (with the end of its log).
+    """
+    from e0_maniskill import rendering_available
+
+    renders, reason = rendering_available()
+    if not renders:
+        print(f"No renderer: {reason}\nGoing on state-only: the policy will see no images.")
+    _remember_settings(settings, state_only=not renders)
+    with (
+        PeakMemory(settings.output / "memory.json") as memory,
+        Phases(settings.output / "phases.json") as phases,
+    ):
+        with phases.time("collect"):
+            _collect(settings, state_only=not renders)
+        with phases.time("train"):
+            checkpoint = _train(settings)
+        with phases.time("evaluate"):
+            episodes = _evaluate(settings, checkpoint, state_only=not renders)
+        runner = Runner(_evaluation_settings(settings, checkpoint, not renders))
+        results = _results(settings, episodes, phases, memory, runner, state_only=not renders)
+    _write_json(settings.output / "results.json", results)
+    write_demo_report(settings, results, episodes, runner)
+    for task, result in results["tasks"].items():
+        print(f"{task}: {format_rate(result['successes'], result['episodes'])}")
+    print(f"Report: {settings.output / 'report.html'}")
+    return results
+
+
+class Phases:
+    """Seconds spent in each phase, added up over interrupted runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def __enter__(self) -> Phases:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _write_json(self.path, self.seconds)
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Time a phase. What a killed run spent is lost, what an interrupted one spent is kept."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            _write_json(self.path, self.seconds)
+
+
+class PeakMemory:
+    """Largest resident memory of this process and its children together, in MB, sampled; the
+    largest of all runs that were interrupted and continued."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.megabytes: float = json.loads(path.read_text()) if path.exists() else 0.0
+
+    def __enter__(self) -> PeakMemory:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        _write_json(self.path, self.megabytes)
+
+    def _watch(self) -> None:
+        import psutil
+
+        this = psutil.Process()
+        while not self._stop.wait(1.0):
+            total = 0
+            for process in (this, *this.children(recursive=True)):
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.megabytes = max(self.megabytes, total / 2**20)
+
+
+def _remember_settings(settings: DemoSettings, state_only: bool) -> None:
+    path = settings.output / "settings.json"
+    current = json.loads(json.dumps(asdict(settings) | {"state_only": state_only}, default=str))
+    for key in ("output", "workers"):  # these change no result
+        current.pop(key)
+    if path.exists():
+        before = json.loads(path.read_text())
+        different = [key for key in current if before.get(key) != current[key]]
+        if different:
+            raise DemoMismatchError(
+                f"{settings.output} holds a demo with another {', '.join(different)}; remove it or "
+                "choose another --output"
+            )
+    _write_json(path, current)
+
+
+def _collect(settings: DemoSettings, state_only: bool) -> None:
+    from e0_maniskill.collection import CollectionSettings
+    from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
+
+    environment = settings.environment(state_only)
+    request = CollectionRequest(
+        settings.tasks,
+        settings.demonstrations,
+        TRAINING_SEED,
+        CollectionSettings(**environment, action_noise=settings.action_noise),
+    )
+    collect_dataset(request, settings.output / "dataset", workers=settings.workers)
+
+
+def _train(settings: DemoSettings) -> Path:
+    """Train with LeRobot's loop in a process of its own; return the checkpoint's directory."""
+    directory = settings.output / "train"
+    # LeRobot points this link to a checkpoint once all of it is written.
+    last = directory / "checkpoints" / "last"
+    final = last.with_name(f"{settings.training_steps:06d}")
+    if last.resolve() == final.resolve():
+        return final / "pretrained_model"
+    if last.exists():
+        config = last / "pretrained_model" / "train_config.json"
+        flags = [f"--config_path={config}", "--resume=true"]
+    else:
+        shutil.rmtree(directory, ignore_errors=True)  # a run cut short before its first checkpoint
+        flags = _training_flags(settings, directory)
+    log = settings.output / "train.log"
+    command = [sys.executable, "-m", "lerobot_policy_e0.training", *flags]
+    with log.open("a") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            _follow(process, directory, settings.training_steps)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+    if process.returncode != 0 or last.resolve() != final.resolve():
+        tail = "\n".join(log.read_text().splitlines()[-15:])
+        raise RuntimeError(f"the training failed; the end of {log}:\n{tail}")
+    return final / "pretrained_model"
+
+
+def _training_flags(settings: DemoSettings, directory: Path) -> list[str]:
+    state_only = json.loads((settings.output / "settings.json").read_text())["state_only"]
+    return [
+        "--dataset.repo_id=local/dataset",
+        f"--dataset.root={settings.output / 'dataset'}",
+        "--policy.type=e0",
+        "--policy.preset=tiny",
+        "--policy.device=cpu",
+        "--policy.push_to_hub=false",
+        f"--policy.dtype={settings.dtype}",
+        f"--policy.optimizer_lr={settings.learning_rate}",
+        # Exact object poses are the only sight a state-only policy has.
+        f"--policy.vector_noise={0.0 if state_only else settings.vector_noise}",
+        f"--policy.n_action_steps={settings.n_action_steps}",
+        f"--policy.denoising_steps={settings.denoising_steps}",
+        f"--output_dir={directory}",
+        f"--steps={settings.training_steps}",
+        f"--batch_size={settings.batch_size}",
+        "--num_workers=0",
+        f"--save_freq={max(1, min(500, settings.training_steps // 5))}",
+        f"--log_freq={max(1, min(25, settings.training_steps // 20))}",
+        "--env_eval_freq=0",
+        "--wandb.enable=false",
+    ]
+
+
+def _follow(process: subprocess.Popen, directory: Path, steps: int) -> None:
+    """Show the training's progress from its learning curve until the process ends."""
+    from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
+
+    curve = directory / LEARNING_CURVE
+    rows = read_learning_curve(curve)
+    start = int(rows[-1]["step"]) if rows else 0
+    with tqdm(total=steps, initial=start, desc="Training", unit="step") as bar:
+        while process.poll() is None:
+            time.sleep(1.0)
+            rows = read_learning_curve(curve)
+            if rows and rows[-1]["step"] > bar.n:
+                bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
+                bar.update(int(rows[-1]["step"]) - bar.n)
+
+
+def _evaluation_settings(
+    settings: DemoSettings, checkpoint: Path, state_only: bool
+) -> EvaluationSettings:
+    return EvaluationSettings(
+        checkpoint,
+        settings.environment(state_only),
+        settings.denoising_steps,
+        None if state_only else settings.output / "evaluation" / "clips",
+    )
+
+
+def _evaluate(settings: DemoSettings, checkpoint: Path, state_only: bool) -> list[EpisodeResult]:
+    jobs = [
+        EpisodeJob(task, EVALUATION_SEED + number, blackout)
+        for blackout, count in (
+            (False, settings.evaluation_episodes),
+            (True, 0 if state_only else settings.blackout_episodes),
+        )
+        for task in settings.tasks
+        for number in range(count)
+    ]
+    path = settings.output / "evaluation" / "episodes.jsonl"
+    with tqdm(total=len(jobs), desc="Evaluating", unit="episode") as bar:
+
+        def count(_: EpisodeResult) -> None:
+            bar.update()
+
+        results = evaluate(
+            jobs,
+            _evaluation_settings(settings, checkpoint, state_only),
+            path,
+            workers=settings.workers,
+            on_result=count,
+        )
+        bar.update(len(jobs) - bar.n)
+    return results
+
+
+def _results(
+    settings: DemoSettings,
+    episodes: list[EpisodeResult],
+    phases: Phases,
+    memory: PeakMemory,
+    runner: Runner,
+    state_only: bool,
+) -> dict[str, Any]:
+    from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
+
+    tasks = {}
+    for task in settings.tasks:
+        seeing = [e for e in episodes if e.task == task and not e.blackout]
+        blind = [e for e in episodes if e.task == task and e.blackout]
+        tasks[task] = {
+            "successes": sum(e.success for e in seeing),
+            "episodes": len(seeing),
+            "seeds": [e.seed for e in seeing],
+            "blackout_successes": sum(e.success for e in blind),
+            "blackout_episodes": len(blind),
+        }
+    curve = read_learning_curve(settings.output / "train" / LEARNING_CURVE)
+    loading = sum(row["dataloading_s"] for row in curve)
+    updating = sum(row["update_s"] for row in curve)
+    return {
+        "tasks": tasks,
+        "denoising_steps": settings.denoising_steps,
+        "seconds": phases.seconds | {"total": sum(phases.seconds.values())},
+        "peak_rss_mb": round(memory.megabytes),
+        "chunk_latency_ms": chunk_latency(runner, settings.tasks[0]),
+        "data_loading_share": loading / (loading + updating),
+        "state_only": state_only,
+    }
+
+
+def chunk_latency(runner: Runner, task: str, repetitions: int = 200) -> dict[str, float]:
+    """Milliseconds from an observation as the environment gives it to a chunk of actions."""
+    import numpy as np
+
+    env = runner.environment(task)
+    observation, _ = env.reset(seed=0)
+    times = []
+    for _ in range(repetitions + 20):
+        start = time.perf_counter()
+        batch = runner.batch(observation, env.task_description, blackout=False)
+        chunk = runner.policy.predict(batch, steps=runner.settings.denoising_steps)
+        runner.postprocess(chunk.actions[0])
+        times.append(1e3 * (time.perf_counter() - start))
+    kept = times[20:]  # the first calls allocate and choose kernels
+    return {
+        "median": round(float(np.median(kept)), 2),
+        "p95": round(float(np.percentile(kept, 95)), 2),
+        "n": len(kept),
+    }
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(data, indent=1, default=str))
+    os.replace(draft, path)

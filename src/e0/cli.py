@@ -1,0 +1,117 @@
+"""E0, a robot policy by continuized discrete diffusion.
+
+`e0 train` takes the flags of `lerobot-train` and keeps all frames in memory; `e0 SUBCOMMAND --help`
+shows those of the others.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from e0.bench.demo import FULL_DEMO, DemoSettings, run_demo
+
+DRY_RUN_SEED = 5000
+DEMO = "Collect, train and evaluate a policy on two tasks, and write a report."
+DEMO_FULL = "The demo with more demonstrations and training."
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Let scripted experts make demonstrations: a LeRobotDataset v3.
+
+    Stopped, it goes on where it was when the same command is given again.
+    """
+
+    output: Path = Path("outputs/demonstrations")
+    """Directory of the dataset; must not exist yet."""
+    tasks: tuple[str, ...] = ("PushCube-v1", "PickCube-v1")
+    episodes: int = 100
+    """Successful episodes of each task."""
+    seed: int = 100_000
+    """First seed of every task."""
+    action_noise: float = 0.1
+    """Deviation of the disturbance of executed actions, for diversity; labels stay clean."""
+    image_size: int | None = None
+    """Pixels; the tasks' own size (128) if not given."""
+    hand_camera: bool = False
+    proprioception: str = "full"
+    """full: joints and tool pose (16 numbers). compact: gripper width and tool position (4)."""
+    state_only: bool = False
+    """No images; needs no Vulkan driver."""
+    videos: bool = False
+    """Store images as video."""
+    workers: int = 2
+    dry_run: bool = False
+    """Write nothing: print how often the experts succeed, without images."""
+
+
+Command = (
+    Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[DemoSettings, tyro.conf.subcommand("demo", description=DEMO)]
+    | Annotated[
+        DemoSettings, tyro.conf.subcommand("demo-full", default=FULL_DEMO, description=DEMO_FULL)
+    ]
+)
+
+
+def collect(command: Collect) -> None:
+    """`e0 collect`."""
+    from e0_maniskill.collection import CollectionSettings
+    from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
+
+    if command.dry_run:
+        dry_run(command)
+        return
+    settings = CollectionSettings(
+        image_size=command.image_size,
+        hand_camera=command.hand_camera,
+        proprioception=command.proprioception,  # pyright: ignore[reportArgumentType]
+        state_only=command.state_only,
+        action_noise=command.action_noise,
+    )
+    request = CollectionRequest(command.tasks, command.episodes, command.seed, settings)
+    record = collect_dataset(
+        request, command.output, workers=command.workers, use_videos=command.videos
+    )
+    for task, part in record["collected"].items():
+        print(f"{task}: {len(part['seeds'])} episodes from {part['tries']} tries")
+    print(f"Dataset: {command.output}")
+
+
+def dry_run(command: Collect) -> None:
+    """Print the experts' success over `episodes` seeds from 5000 on, a line per task."""
+    from e0.bench.statistics import format_rate
+    from e0_maniskill.collection import expert_success
+
+    seeds = range(DRY_RUN_SEED, DRY_RUN_SEED + command.episodes)
+    for task in command.tasks:
+        outcome = expert_success(task, seeds, workers=command.workers)
+        failed = [seed for seed, success in outcome.items() if not success]
+        print(f"{task}: {format_rate(len(outcome) - len(failed), len(outcome))}, failed: {failed}")
+
+
+def main() -> None:
+    """Entry point of the command `e0`."""
+    if sys.argv[1:2] == ["train"]:
+        from lerobot_policy_e0 import training
+
+        del sys.argv[1]  # the rest are LeRobot's own flags
+        training.main()
+        return
+    command = tyro.cli(Command, description=__doc__)
+    try:
+        if isinstance(command, Collect):
+            collect(command)
+        else:
+            run_demo(command)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"e0: {error}")
+
+
+if __name__ == "__main__":
+    main()
