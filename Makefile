@@ -13,7 +13,7 @@ demo-full: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo-full
 
 test: $(INSTALLED) $(VULKAN)
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

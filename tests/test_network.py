@@ -406,6 +406,24 @@ def test_a_missing_instruction_is_an_error() -> None:
         network.encode_prefix(replace(observe(network), instruction=None))
 
 
+@pytest.mark.parametrize(
+    ("image", "vector", "message"),
+    [
+        ((2, 1, 32, 32), (2, 4), r"image 'front' must have shape \(B, 3, .*got \(2, 1, 32, 32\)"),
+        ((3, 32, 32), (2, 4), r"image 'front' must have shape .*got \(3, 32, 32\)"),
+        ((2, 3, 32, 32), (2, 5), r"'state' must have shape \(B, 4\), got \(2, 5\)"),
+        ((2, 3, 32, 32), (4,), r"'state' must have shape \(B, 4\), got \(4,\)"),
+    ],
+)
+def test_another_shape_names_the_feature(
+    image: tuple[int, ...], vector: tuple[int, ...], message: str
+) -> None:
+    network = make_network(("front",), {"state": 4}, use_instruction=False)
+    observation = Observation({"front": torch.zeros(image)}, {"state": torch.zeros(vector)})
+    with pytest.raises(ValueError, match=message):
+        network.encode_prefix(observation)
+
+
 # Instructions
 
 

@@ -30,8 +30,8 @@ class Collect:
     output: Path = Path("outputs/demonstrations")
     """Directory of the dataset; must not exist yet."""
     tasks: tuple[str, ...] = ("PushCube-v1", "PickCube-v1")
-    episodes: int = 100
-    """Successful episodes of each task."""
+    episodes: tuple[int, ...] = (100,)
+    """Successful episodes: one number for every task, or one for each."""
     seed: int = 100_000
     """First seed of every task."""
     action_noise: float = 0.1
@@ -84,12 +84,12 @@ def collect(command: Collect) -> None:
 
 
 def dry_run(command: Collect) -> None:
-    """Print the experts' success over `episodes` seeds from 5000 on, a line per task."""
+    """Print the experts' success over the seeds from 5000 on, a line per task."""
     from e0.bench.statistics import format_rate
-    from e0_maniskill.collection import expert_success
+    from e0_maniskill.collection import expert_success, numbers_per_task
 
-    seeds = range(DRY_RUN_SEED, DRY_RUN_SEED + command.episodes)
-    for task in command.tasks:
+    for task, count in numbers_per_task(command.episodes, command.tasks).items():
+        seeds = range(DRY_RUN_SEED, DRY_RUN_SEED + count)
         outcome = expert_success(task, seeds, workers=command.workers)
         failed = [seed for seed, success in outcome.items() if not success]
         print(f"{task}: {format_rate(len(outcome) - len(failed), len(outcome))}, failed: {failed}")

@@ -27,6 +27,7 @@ from e0.diffusion import (
     sample,
     sample_time,
 )
+from e0.heads import cosine_basis, cosine_logits, head_width, padding_bias
 from e0.tokens import ActionTokenizer
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -80,10 +81,17 @@ class Objective(Protocol):
 class E0Objective:
     """Continuized discrete diffusion (E0, arXiv 2511.21542): cross-entropy with the clean tokens.
 
-    Raises ValueError for an unknown embedding, schedule, time distribution, sampler or read-out.
+    To it is added `mean_weight` times the squared error of the posterior mean Σ p φ. The exact
+    posterior is the minimum of both (the mean is Tweedie's denoiser), so the second term changes
+    no optimum, but it tells a wrong guess in which direction the truth lies.
+
+    Raises ValueError for an unknown head, embedding, schedule, time distribution, sampler or
+    read-out, and for a negative weight.
     """
 
     tokenizer: ActionTokenizer
+    head: str = "cosine"
+    mean_weight: float = 1.0
     embedding_name: str = "ordinal"
     schedule_name: str = "linear"
     time_distribution: str = "beta"
@@ -97,6 +105,9 @@ class E0Objective:
         _require("time distribution", self.time_distribution, ("beta", "uniform"))
         _require("sampler", self.sampler, SAMPLERS)
         _require("read-out", self.read_out, ("argmax", "window_mean"))
+        head_width(self.head, self.tokenizer.vocabulary_size)
+        if self.mean_weight < 0:
+            raise ValueError(f"mean_weight must not be negative, got {self.mean_weight}")
 
     @property
     def embedding(self) -> TokenEmbedding:
@@ -110,7 +121,7 @@ class E0Objective:
 
     @property
     def output_width(self) -> int:
-        return self.tokenizer.vocabulary_size
+        return head_width(self.head, self.tokenizer.vocabulary_size)
 
     def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
         tokens = self.tokenizer.encode(actions).repeat_interleave(draws, dim=0)
@@ -119,8 +130,17 @@ class E0Objective:
         clean = self.embedding.embed(tokens).masked_fill(~valid[..., None, None], 0.0)
         time = sample_time(len(tokens), self.time_distribution, device=clean.device)
         noisy = corrupt(clean, time, SCHEDULES[self.schedule_name]).noisy
-        logits = denoise(noisy, time)
-        return cross_entropy(logits, tokens, valid).view(-1, draws).mean(1)
+        logits = self._with_head(denoise)(noisy, time)
+        losses = cross_entropy(logits, tokens, valid)
+        if self.mean_weight > 0:
+            losses = losses + self.mean_weight * self._mean_error(logits, clean, valid)
+        return losses.view(-1, draws).mean(1)
+
+    def _mean_error(self, logits: Tensor, clean: Tensor, valid: Tensor) -> Tensor:
+        """Squared error of the posterior mean, averaged over valid steps and dimensions: (B,)."""
+        error = self.embedding.mean(logits.softmax(-1)) - clean
+        squared = error.square().sum(-1).mean(-1).masked_fill(~valid, 0.0)
+        return squared.sum(-1) / valid.sum(-1).clamp_min(1)
 
     def sample(
         self,
@@ -135,7 +155,7 @@ class E0Objective:
     ) -> ActionChunk:
         codebook = self.tokenizer.codebook
         drawn = sample(
-            denoise,
+            self._with_head(denoise),
             self.embedding,
             (batch, horizon, self.tokenizer.action_dim),
             schedule=SCHEDULES[self.schedule_name],
@@ -149,6 +169,15 @@ class E0Objective:
         )
         actions = read_out(drawn.logits, codebook, self.read_out)
         return ActionChunk(actions, drawn.entropy, drawn.steps_taken, drawn.trace)
+
+    def _with_head(self, denoise: Denoise) -> Denoise:
+        """The network with its head: logits over the codes that each dimension really has."""
+        count, size = self.tokenizer.code_count, self.tokenizer.vocabulary_size
+        bias = padding_bias(count, size)
+        if self.head == "linear":
+            return lambda noisy, time: denoise(noisy, time).float() + bias
+        basis = cosine_basis(count, size)
+        return lambda noisy, time: cosine_logits(denoise(noisy, time), basis) + bias
 
 
 def _require(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -35,6 +35,8 @@ class PolicySettings:
     preset: str = "tiny"
     use_instruction: bool = True
     vocabulary_size: int = 256
+    head: str = "cosine"
+    mean_weight: float = 1.0
     embedding: str = "ordinal"
     schedule: str = "linear"
     time_distribution: str = "beta"
@@ -57,6 +59,8 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
         raise ValueError(f"unknown objective {settings.objective!r}; known: e0")
     return E0Objective(
         tokenizer,
+        head=settings.head,
+        mean_weight=settings.mean_weight,
         embedding_name=settings.embedding,
         schedule_name=settings.schedule,
         time_distribution=settings.time_distribution,

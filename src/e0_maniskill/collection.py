@@ -52,6 +52,7 @@ class CollectionSettings:
     episode_length: int | None = None
     action_noise: float = 0.0
     noise_probability: float = 0.4
+    hold_steps: int = 0
 
     def make_env(self, task: str) -> ManiSkillEnv:
         """An environment of this task with these settings."""
@@ -106,7 +107,7 @@ class Collected:
 
 def collect_episodes(
     tasks: Sequence[str],
-    episodes_per_task: int,
+    episodes_per_task: int | Sequence[int],
     seed: int,
     directory: Path,
     *,
@@ -121,7 +122,7 @@ def collect_episodes(
 
     Args:
         tasks: names.
-        episodes_per_task: N.
+        episodes_per_task: N, the same for all tasks or one for each.
         seed: the first seed, of every task.
         directory: is made if needed; holds `settings.json` and one folder per task.
         workers: number of processes.
@@ -138,8 +139,7 @@ def collect_episodes(
         WorkerError: a worker raised (its traceback is the cause) or died.
     """
     tasks = [find_task(task).name for task in tasks]
-    if episodes_per_task < 1:
-        raise ValueError(f"episodes_per_task must be at least 1, got {episodes_per_task}")
+    counts = numbers_per_task(episodes_per_task, tasks)
     settings = settings or CollectionSettings()
     directory = Path(directory)
     _check_settings(
@@ -150,9 +150,25 @@ def collect_episodes(
             "settings": {task: settings.record(task) for task in tasks},
         },
     )
-    progress = {task: _Progress(task, seed, episodes_per_task, directory) for task in tasks}
+    progress = {task: _Progress(task, seed, counts[task], directory) for task in tasks}
     _collect_missing(progress, directory, workers, settings, on_episode or (lambda outcome: None))
     return {task: progress[task].selection(directory) for task in tasks}
+
+
+def numbers_per_task(episodes: int | Sequence[int], tasks: Sequence[str]) -> dict[str, int]:
+    """Number of episodes of each task, from one number for all or one for each.
+
+    Raises ValueError for a number below 1, or as many numbers as neither one nor the tasks.
+    """
+    numbers = [episodes] if isinstance(episodes, int) else list(episodes)
+    if len(numbers) == 1:
+        numbers *= len(tasks)
+    if len(numbers) != len(tasks) or min(numbers) < 1:
+        raise ValueError(
+            f"episodes_per_task must be one number of at least 1, or one for each of the "
+            f"{len(tasks)} tasks, got {episodes}"
+        )
+    return dict(zip(tasks, numbers, strict=True))
 
 
 def expert_success(task: str, seeds: Iterable[int], *, workers: int = 2) -> dict[int, bool]:
@@ -164,7 +180,7 @@ def expert_success(task: str, seeds: Iterable[int], *, workers: int = 2) -> dict
     """
     name = find_task(task).name
     settings = CollectionSettings(state_only=True)
-    with _pool(workers, settings) as pool:
+    with worker_pool(workers, settings) as pool:
         jobs = {pool.submit(_run_seed, settings, name, seed, None): seed for seed in seeds}
         return {seed: _outcome(job, name, seed).success for job, seed in jobs.items()}
 
@@ -179,7 +195,7 @@ def _collect_missing(
     """Run the seeds that are wanted and not yet there, task after task."""
     if not any(task.wants_seed() is not None for task in progress.values()):
         return
-    with _pool(workers, settings) as pool:
+    with worker_pool(workers, settings) as pool:
         jobs: dict[Future[Outcome], tuple[str, int]] = {}
         while True:
             for task in progress.values():
@@ -304,7 +320,7 @@ _worker_env: ManiSkillEnv | None = None
 
 
 @contextmanager
-def _pool(workers: int, settings: CollectionSettings) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int, settings: CollectionSettings) -> Iterator[ProcessPoolExecutor]:
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     backend = None if settings.state_only else render_backend()
@@ -348,6 +364,7 @@ def _run_seed(
         seed,
         action_noise=settings.action_noise,
         noise_probability=settings.noise_probability,
+        hold_steps=settings.hold_steps,
     )
     outcome = Outcome(task, seed, episode.success, episode.length)
     if directory is not None:

@@ -22,7 +22,7 @@ class Episode:
     Attributes:
         task: the task's name.
         seed: the environment's seed.
-        success: whether the last step succeeded.
+        success: whether the expert succeeded.
         images: camera name -> uint8 (T, height, width, 3); empty without cameras.
         proprioception: float32 (T, 16 or 4), see `ManiSkillEnv`.
         environment_state: float32 (T, 3 or 17).
@@ -44,9 +44,17 @@ class Episode:
 
 
 def run_expert(
-    env: ManiSkillEnv, seed: int, *, action_noise: float = 0.0, noise_probability: float = 0.4
+    env: ManiSkillEnv,
+    seed: int,
+    *,
+    action_noise: float = 0.0,
+    noise_probability: float = 0.4,
+    hold_steps: int = 0,
 ) -> Episode:
     """Let the expert solve the episode of this seed, until success or the step limit.
+
+    After a success it keeps steering to its target for `hold_steps` more steps: an episode that
+    ends on success hardly shows how to correct a small error near the goal.
 
     Noise shows a policy what to do where the expert alone would never be (DART: Laskey et al.,
     2017, arXiv:1703.09327): each step, with probability `noise_probability`, the translation which
@@ -56,8 +64,10 @@ def run_expert(
     the seed only.
 
     Raises:
-        ValueError: negative noise, or a probability outside [0, 1].
+        ValueError: negative noise or steps, or a probability outside [0, 1].
     """
+    if hold_steps < 0:
+        raise ValueError(f"hold_steps must be at least 0, got {hold_steps}")
     if not action_noise >= 0:
         raise ValueError(f"action_noise must be at least 0, got {action_noise}")
     if not 0 <= noise_probability <= 1:
@@ -66,19 +76,22 @@ def run_expert(
     observation, _ = env.reset(seed=seed)
     expert = Expert(env)
     observations, actions = [], []
-    terminated = truncated = False
-    while not (terminated or truncated):
+    success, remaining = False, env._max_episode_steps
+    while remaining > 0:
         action = expert.act()
         observations.append(observation)
         actions.append(action)
         executed = action.copy()
         if not expert.delicate and rng.random() < noise_probability:
             executed[_TRANSLATION] += rng.normal(0.0, action_noise, 3)
-        observation, _, terminated, truncated, _ = env.step(executed.clip(-1.0, 1.0))
+        observation, _, succeeds, _, _ = env.step(executed.clip(-1.0, 1.0))
+        remaining -= 1
+        if succeeds and not success:
+            success, remaining = True, hold_steps
     return Episode(
         task=env.task,
         seed=seed,
-        success=terminated,
+        success=success,
         images={
             name: np.stack([seen["pixels"][name] for seen in observations])
             for name in observations[0].get("pixels", {})

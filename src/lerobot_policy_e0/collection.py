@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from tqdm import tqdm
 
-from e0_maniskill.collection import Collected, CollectionSettings, Outcome, collect_episodes
+from e0_maniskill.collection import (
+    Collected,
+    CollectionSettings,
+    Outcome,
+    collect_episodes,
+    numbers_per_task,
+)
 from e0_maniskill.episodes import Episode, load_episode
 from e0_maniskill.tasks import CONTROL_FREQUENCY, find_task
 
@@ -36,10 +43,11 @@ class OutputInUseError(ValueError):
 
 @dataclass(frozen=True)
 class CollectionRequest:
-    """For every task the first `episodes` successes of the seeds seed, seed + 1, ..."""
+    """For every task the first `episodes` successes of the seeds seed, seed + 1, ...; one number
+    for all tasks or one for each."""
 
     tasks: tuple[str, ...]
-    episodes: int
+    episodes: int | tuple[int, ...]
     seed: int
     settings: CollectionSettings
 
@@ -61,12 +69,14 @@ def collect_dataset(
     """
     output = Path(output)
     partial = output.with_name(output.name + ".partial")
+    wanted = request.record() | {"videos": use_videos}
     if output.exists():
-        return _existing_record(request, output)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a kill right after the renaming
+        return _existing_record(wanted, output)
     draft = partial / "dataset"
     try:
         collected = _collect(request, partial / "episodes", workers)
-        record = request.record() | {"collected": _summary(collected)}
+        record = wanted | {"collected": _summary(collected)}
         shutil.rmtree(draft, ignore_errors=True)
         _write_dataset(collected, draft, output.name, use_videos)
         (draft / RECORD).write_text(json.dumps(record, indent=1))
@@ -94,14 +104,13 @@ def _disk_is_full(error: BaseException | None, directory: Path) -> bool:
     return directory.exists() and shutil.disk_usage(directory).free < SMALLEST_FREE_SPACE
 
 
-def _existing_record(request: CollectionRequest, output: Path) -> dict[str, Any]:
+def _existing_record(wanted: dict[str, Any], output: Path) -> dict[str, Any]:
     path = output / RECORD
     if not path.is_file():
         raise OutputInUseError(
             f"{output} exists and is not a collected dataset; choose another output directory"
         )
     record = json.loads(path.read_text())
-    wanted = request.record()
     different = [key for key in wanted if record.get(key) != wanted[key]]
     if different:
         raise OutputInUseError(
@@ -112,7 +121,7 @@ def _existing_record(request: CollectionRequest, output: Path) -> dict[str, Any]
 
 
 def _collect(request: CollectionRequest, directory: Path, workers: int) -> dict[str, Collected]:
-    total = len(request.tasks) * request.episodes
+    total = sum(numbers_per_task(request.episodes, request.tasks).values())
     done = len(list(directory.glob("*/*.npz")))
     with tqdm(total=total, initial=min(done, total), desc="Collecting", unit="episode") as bar:
 
@@ -142,7 +151,10 @@ def _write_dataset(
 ) -> None:
     """Write the episodes, tasks in turn, so that any leading part of the dataset is balanced."""
     paths: Sequence[Path] = [
-        path for turn in zip(*(c.paths for c in collected.values()), strict=True) for path in turn
+        path
+        for turn in zip_longest(*(part.paths for part in collected.values()))
+        for path in turn
+        if path is not None
     ]
     first = load_episode(paths[0])
     dataset = LeRobotDataset.create(

@@ -8,8 +8,8 @@ from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
 
 from e0.network.presets import find_preset
-from e0.policy import PolicySettings
-from e0.tokens import CODEBOOK_KINDS
+from e0.policy import PolicySettings, make_objective
+from e0.tokens import CODEBOOK_KINDS, ActionTokenizer
 
 
 @PreTrainedConfig.register_subclass("e0")
@@ -21,9 +21,10 @@ class E0Config(PreTrainedConfig):
         horizon: steps of a chunk. n_action_steps: how many of them run before the next chunk.
         vocabulary_size: codes per action dimension. codebook: how they are placed
             (`e0.tokens.ActionTokenizer.fit`).
-    Method (see `e0.diffusion`):
-        objective, embedding, schedule, time_distribution, sampler, read_out, early_stop,
-        denoising_steps (network evaluations per chunk), noise_draws (per observation in training).
+    Method (see `e0.heads`, `e0.objectives`, `e0.diffusion`):
+        objective, head, mean_weight, embedding, schedule, time_distribution, sampler, read_out,
+        early_stop, denoising_steps (network evaluations per chunk), noise_draws (per observation in
+        training).
     Network:
         preset: a row of `e0.network.presets`. use_instruction: feed the task's text;
         maximum_instruction_bytes: longer instructions are refused, never cut.
@@ -40,6 +41,8 @@ class E0Config(PreTrainedConfig):
     codebook: str = "mu_law"
 
     objective: str = "e0"
+    head: str = "cosine"
+    mean_weight: float = 1.0
     embedding: str = "ordinal"
     schedule: str = "linear"
     time_distribution: str = "beta"
@@ -81,8 +84,6 @@ class E0Config(PreTrainedConfig):
                 f"n_action_steps ({self.n_action_steps}) must lie between 1 and the horizon "
                 f"({self.horizon}): a chunk holds no more steps"
             )
-        if self.vocabulary_size < 2:
-            raise ValueError(f"vocabulary_size must be at least 2, got {self.vocabulary_size}")
         if self.codebook not in CODEBOOK_KINDS:
             raise ValueError(
                 f"unknown codebook {self.codebook!r}; known: {', '.join(CODEBOOK_KINDS)}"
@@ -91,6 +92,23 @@ class E0Config(PreTrainedConfig):
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
         if not self.vector_noise >= 0:
             raise ValueError(f"vector_noise must not be negative, got {self.vector_noise}")
+        if self.normalization_mapping.get("ACTION") is not NormalizationMode.IDENTITY:
+            raise ValueError(
+                "normalization_mapping must be IDENTITY for ACTION, got "
+                f"{self.normalization_mapping.get('ACTION')}: codebooks hold actions as they are"
+            )
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ValueError(
+                f"warmup_fraction must lie between 0 and 1, got {self.warmup_fraction}"
+            )
+        if self.maximum_instruction_bytes < 1:
+            raise ValueError(
+                "maximum_instruction_bytes must be at least 1, got "
+                f"{self.maximum_instruction_bytes}"
+            )
+        # The method checks its own settings; do it now, before a dataset is downloaded.
+        settings = self._settings(cameras=(), vectors={}, action_dim=1)
+        make_objective(settings, ActionTokenizer(1, self.vocabulary_size))
 
     @property
     def observation_delta_indices(self) -> None:
@@ -151,14 +169,23 @@ class E0Config(PreTrainedConfig):
         """The settings of the plain PyTorch policy. Raises ValueError for unusable features."""
         self.validate_features()
         assert self.action_feature is not None
+        return self._settings(
+            tuple(self.image_features), self.vector_features, self.action_feature.shape[0]
+        )
+
+    def _settings(
+        self, cameras: tuple[str, ...], vectors: dict[str, int], action_dim: int
+    ) -> PolicySettings:
         return PolicySettings(
-            cameras=tuple(self.image_features),
-            vectors=self.vector_features,
-            action_dim=self.action_feature.shape[0],
+            cameras=cameras,
+            vectors=vectors,
+            action_dim=action_dim,
             horizon=self.horizon,
             preset=self.preset,
             use_instruction=self.use_instruction,
             vocabulary_size=self.vocabulary_size,
+            head=self.head,
+            mean_weight=self.mean_weight,
             embedding=self.embedding,
             schedule=self.schedule,
             time_distribution=self.time_distribution,

@@ -56,10 +56,16 @@ class FramesInMemory(Dataset):
     one pass over the dataset and `number of frames · bytes per image` of memory. Items equal those
     of the wrapped dataset (images as uint8, which LeRobot's training loop takes as well).
 
-    Raises ValueError for a dataset with image transforms: they must differ at every access.
+    Raises ValueError for a streamed dataset, and for one with image transforms: they must differ
+    at every access.
     """
 
     def __init__(self, dataset: LeRobotDataset) -> None:
+        if not isinstance(dataset, LeRobotDataset):
+            raise ValueError(
+                f"frames in memory need a LeRobotDataset, got a {type(dataset).__name__}; turn "
+                "dataset.streaming off or load without this cache"
+            )
         if dataset.image_transforms is not None:
             raise ValueError(
                 "frames in memory would freeze the dataset's random image transforms; turn the "

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
-from lerobot.envs.utils import freeze_after_episode_end
+from lerobot.envs.utils import NEW_ROLLOUT_OPTION, freeze_after_episode_end
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
 from e0_maniskill.cameras import default_cameras
@@ -56,8 +57,9 @@ class ManiSkillEnvConfig(EnvConfig):
             "agent_pos": OBS_STATE,
             "environment_state": OBS_ENV_STATE,
         }
+        images = self._image_shapes()  # refuses unknown tasks, also without images
         if not self.state_only:
-            for name, shape in self._image_shapes().items():
+            for name, shape in images.items():
                 self.features[name] = PolicyFeature(FeatureType.VISUAL, shape)
                 self.features_map[name] = f"{OBS_IMAGES}.{name}"
 
@@ -89,7 +91,7 @@ class ManiSkillEnvConfig(EnvConfig):
 
     def _vector(self, task: str, count: int, use_async: bool) -> VectorEnv:
         make: Callable[[], gymnasium.Env] = freeze_after_episode_end(
-            partial(ManiSkillEnv, task, **self.gym_kwargs)
+            partial(_make_env, task, **self.gym_kwargs)
         )
         makers = [make] * count
         if use_async and count > 1:
@@ -108,3 +110,18 @@ class ManiSkillEnvConfig(EnvConfig):
             size = self.image_size or 128
             shapes["hand_camera"] = (size, size, 3)
         return shapes
+
+
+class _WithoutRolloutOption(gymnasium.Wrapper):
+    """Takes LeRobot's mark of a new rollout, which is for the wrapper around this one, out of the
+    reset options: the environment refuses options it does not know."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        known = {name: v for name, v in (options or {}).items() if name != NEW_ROLLOUT_OPTION}
+        return self.env.reset(seed=seed, options=known)
+
+
+def _make_env(task: str, **settings: Any) -> gymnasium.Env:
+    return _WithoutRolloutOption(ManiSkillEnv(task, **settings))

@@ -116,7 +116,8 @@ class E0Policy(PreTrainedPolicy):
                 f"{came}. Rename features with --rename_map, or use the cameras and state "
                 "the policy was trained with"
             )
-        vectors = {name: batch[name] for name in self.config.vector_features}
+        # LeRobot adds the batch axis to its own state features, but not to further vectors.
+        vectors = {name: torch.atleast_2d(batch[name]) for name in self.config.vector_features}
         if self.training and self.config.vector_noise > 0:
             noise = self.config.vector_noise
             vectors = {name: x + noise * torch.randn_like(x) for name, x in vectors.items()}

@@ -15,7 +15,7 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.scripts.lerobot_train import train
 from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.logging_utils import MetricsTracker
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from lerobot_policy_e0.dataset import FramesInMemory
 
@@ -27,13 +27,19 @@ class InMemoryAccelerator(Accelerator):
 
     def prepare_data_loader(self, data_loader: DataLoader, *arguments: Any, **options: Any) -> Any:
         in_memory = DataLoader(
-            FramesInMemory(data_loader.dataset),  # pyright: ignore[reportArgumentType]
+            _in_memory(data_loader.dataset),
             batch_size=data_loader.batch_size,
             sampler=data_loader.sampler,
             collate_fn=data_loader.collate_fn,
             pin_memory=data_loader.pin_memory,
         )
         return super().prepare_data_loader(in_memory, *arguments, **options)
+
+
+def _in_memory(dataset: Dataset) -> Dataset:
+    if isinstance(dataset, Subset):  # --max_eval_samples
+        return Subset(_in_memory(dataset.dataset), dataset.indices)
+    return FramesInMemory(dataset)  # pyright: ignore[reportArgumentType]
 
 
 class LearningCurve(logging.Filter):
@@ -72,6 +78,7 @@ def read_learning_curve(path: Path) -> list[dict[str, float]]:
 @parser.wrap()
 def train_in_memory(cfg: TrainPipelineConfig) -> None:
     """Train as `lerobot-train` does, from the command line's arguments."""
+    cfg.validate()  # fills in what --policy.path names, and the output directory
     policy: Any = cfg.trainable_config
     precision = {"bfloat16": "bf16", "float16": "fp16"}.get(getattr(policy, "dtype", ""), "no")
     accelerator = InMemoryAccelerator(
@@ -79,7 +86,8 @@ def train_in_memory(cfg: TrainPipelineConfig) -> None:
         mixed_precision=precision,
         cpu=policy.device == "cpu",
     )
-    if accelerator.is_main_process and cfg.output_dir is not None:
+    if accelerator.is_main_process:
+        assert cfg.output_dir is not None
         logging.getLogger().addFilter(LearningCurve(Path(cfg.output_dir) / LEARNING_CURVE))
     train(cfg, accelerator=accelerator)
 

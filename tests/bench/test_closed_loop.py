@@ -86,9 +86,7 @@ def expected(runner: Runner) -> list[EpisodeResult]:
     return [runner.run(job) for job in JOBS]
 
 
-def test_result_follows_from_the_job_alone(
-    runner: Runner, expected: list[EpisodeResult]
-) -> None:
+def test_result_follows_from_the_job_alone(runner: Runner, expected: list[EpisodeResult]) -> None:
     again = [runner.run(job) for job in reversed(JOBS)]
     assert again[::-1] == expected
     for result in expected:
@@ -110,9 +108,7 @@ def test_noise_of_the_policy_follows_the_seed(runner: Runner) -> None:
     assert not torch.equal(chunk(1), chunk(2))
 
 
-def test_actions_stay_in_the_action_space(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_actions_stay_in_the_action_space(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     env = runner.environment(TASK)
     step, actions = env.step, []
 
@@ -165,13 +161,6 @@ def test_foreign_line_is_refused(
     with pytest.raises(ValueError, match=r"episodes\.jsonl holds a line that is not an episode"):
         evaluate(JOBS, settings, file, workers=1)
     assert file.read_text() == content
-
-
-def test_error_in_a_worker_arrives(settings: EvaluationSettings, tmp_path: Path) -> None:
-    missing = replace(settings, checkpoint=tmp_path / "nowhere")
-    with pytest.raises(Exception, match="nowhere"):
-        evaluate(JOBS[:1], missing, tmp_path / "episodes.jsonl", workers=1)
-    assert read_results(tmp_path / "episodes.jsonl") == []
 
 
 def test_no_results_yet(tmp_path: Path) -> None:

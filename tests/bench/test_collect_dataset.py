@@ -35,7 +35,7 @@ REQUEST = CollectionRequest((TASK,), COUNT, SEED, SETTINGS)
 
 @dataclass(frozen=True)
 class Collected:
-    """A dataset made without trouble, its record, and the episodes it must consist of."""
+    """A dataset of episodes that were made in this process, one after the other; its record."""
 
     root: Path
     record: dict[str, Any]
@@ -55,6 +55,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     env.close()
     assert not all(episode.success for episode in tried), "these tests need a failure"
     root = tmp_path_factory.mktemp("collected") / "dataset"
+    prepare_episodes(root, REQUEST, tried)
     return Collected(root, collect_dataset(REQUEST, root, workers=1), tried)
 
 
@@ -107,7 +108,7 @@ def test_dataset_holds_the_successful_episodes(collected: Collected) -> None:
     frames = iter(range(dataset.num_frames))
     for number, episode in enumerate(collected.successes):
         for step in range(episode.length):
-            frame: dict[str, Any] = dataset[next(frames)]
+            frame: Any = dataset[next(frames)]
             assert frame["episode_index"] == number
             assert frame["task"] == find_task(TASK).instruction
             assert float(frame["timestamp"]) == pytest.approx(step / 20)
@@ -322,14 +323,12 @@ def test_pictures_are_kept_bit_by_bit(tmp_path: Path, collected: Collected) -> N
     assert dataset.meta.features["observation.images.base_camera"]["shape"] == (32, 32, 3)
     pictures = [picture for e in episodes if e.success for picture in e.images["base_camera"]]
     for index in range(0, len(pictures), 7):
-        frame: dict[str, Any] = dataset[index]
+        frame: Any = dataset[index]
         restored = (frame["observation.images.base_camera"] * 255).round().to(torch.uint8)
         np.testing.assert_array_equal(restored.permute(1, 2, 0).numpy(), pictures[index])
 
 
-def test_full_disk_while_pictures_are_written(
-    small_disk: SmallDisk, collected: Collected
-) -> None:
+def test_full_disk_while_pictures_are_written(small_disk: SmallDisk, collected: Collected) -> None:
     """LeRobot only logs that a picture could not be written; the error must name the disk."""
     output = small_disk.root / "dataset"
     prepare_episodes(output, PICTURES, with_pictures(collected.tried))

@@ -24,6 +24,7 @@ from e0_maniskill.collection import (
     _Progress,
     collect_episodes,
     expert_success,
+    numbers_per_task,
 )
 from e0_maniskill.episodes import Episode, load_episode, run_expert
 
@@ -176,11 +177,17 @@ def test_expert_success_by_seed() -> None:
     assert expert_success(TASK, [SEED, SEED + 1], workers=1) == {SEED: True, SEED + 1: True}
 
 
+def test_numbers_per_task() -> None:
+    assert numbers_per_task(3, ["a", "b"]) == {"a": 3, "b": 3}
+    assert numbers_per_task((3, 5), ["a", "b"]) == {"a": 3, "b": 5}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"tasks": ["PushCub"]}, "unknown task"),
         ({"episodes_per_task": 0}, "episodes_per_task must be"),
+        ({"episodes_per_task": (2, 3)}, "one for each of the 1 tasks"),
         ({"workers": 0}, "workers must be"),
     ],
 )

@@ -41,6 +41,19 @@ def test_expert_succeeds_within_the_limit(task: str) -> None:
     env.close()
 
 
+def test_hold_steps_go_on_after_the_success() -> None:
+    env = ManiSkillEnv("PickCube-v1", state_only=True)
+    plain = run_expert(env, 5000)
+    held = run_expert(env, 5000, hold_steps=4)
+    assert held.success and held.length == plain.length + 4
+    np.testing.assert_array_equal(held.actions[: plain.length], plain.actions)
+    cube, goal = held.environment_state[-1, 3:6], held.environment_state[-1, :3]
+    assert np.linalg.norm(cube - goal) < 0.025, "the cube stays at the goal"
+    with pytest.raises(ValueError, match="hold_steps must be at least 0, got -1"):
+        run_expert(env, 5000, hold_steps=-1)
+    env.close()
+
+
 def test_noise_disturbs_what_is_executed_and_not_what_is_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -64,7 +64,7 @@ def evaluate(
     on_result: Callable[[EpisodeResult], None] | None = None,
 ) -> list[EpisodeResult]:
     """Run the jobs that `results` (JSON lines) doesn't hold yet; return all, in the jobs' order."""
-    from e0_maniskill.collection import CollectionSettings, _pool
+    from e0_maniskill.collection import CollectionSettings, worker_pool
 
     jobs = list(jobs)
     done = {result.job: result for result in read_results(results)}
@@ -73,7 +73,7 @@ def evaluate(
         return [done[job] for job in jobs]
     results.parent.mkdir(parents=True, exist_ok=True)
     state_only = settings.environment.get("state_only", False)
-    with _pool(workers, CollectionSettings(state_only=state_only)) as pool:
+    with worker_pool(workers, CollectionSettings(state_only=state_only)) as pool:
         futures = [pool.submit(_run, job, settings) for job in missing]
         with results.open("a") as file:
             for future in as_completed(futures):

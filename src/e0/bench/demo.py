@@ -6,6 +6,7 @@ command can be repeated at any time.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -39,18 +40,21 @@ TRAINING_SEED = 100_000
 class DemoSettings:
     """The recipe. Episodes are per task; the seeds of demonstrations and evaluation are disjoint.
 
-    demonstrations: expert episodes. action_noise: disturbance while collecting, in action units.
+    demonstrations: expert episodes, one number for every task or one for each. action_noise:
+    disturbance while collecting, in action units. hold_steps: steps recorded after success.
     vector_noise: noise on proprioception in training (see `lerobot_policy_e0.E0Config`).
     blackout_episodes: evaluation episodes repeated with black images.
     """
 
     output: Path = Path("outputs/demo")
     tasks: tuple[str, ...] = ("PushCube-v1", "PickCube-v1")
-    demonstrations: int = 400
+    demonstrations: tuple[int, ...] = (150, 400)
     action_noise: float = 0.1
-    training_steps: int = 2500
+    hold_steps: int = 4
+    training_steps: int = 2000
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    noise_draws: int = 2
+    learning_rate: float = 2e-3
     vector_noise: float = 0.08
     n_action_steps: int = 2
     dtype: str = "float32"
@@ -64,7 +68,9 @@ class DemoSettings:
         return {"proprioception": "compact", "state_only": state_only}
 
 
-FULL_DEMO = DemoSettings(output=Path("outputs/demo-full"), demonstrations=1000, training_steps=8000)
+FULL_DEMO = DemoSettings(
+    output=Path("outputs/demo-full"), demonstrations=(400, 1000), training_steps=8000
+)
 
 
 class DemoMismatchError(ValueError):
@@ -186,7 +192,9 @@ def _collect(settings: DemoSettings, state_only: bool) -> None:
         settings.tasks,
         settings.demonstrations,
         TRAINING_SEED,
-        CollectionSettings(**environment, action_noise=settings.action_noise),
+        CollectionSettings(
+            **environment, action_noise=settings.action_noise, hold_steps=settings.hold_steps
+        ),
     )
     collect_dataset(request, settings.output / "dataset", workers=settings.workers)
 
@@ -199,15 +207,16 @@ def _train(settings: DemoSettings) -> Path:
     final = last.with_name(f"{settings.training_steps:06d}")
     if last.resolve() == final.resolve():
         return final / "pretrained_model"
-    if last.exists():
-        config = last / "pretrained_model" / "train_config.json"
-        flags = [f"--config_path={config}", "--resume=true"]
-    else:
-        shutil.rmtree(directory, ignore_errors=True)  # a run cut short before its first checkpoint
-        flags = _training_flags(settings, directory)
     log = settings.output / "train.log"
-    command = [sys.executable, "-m", "lerobot_policy_e0.training", *flags]
     with log.open("a") as file:
+        _lock(file)
+        if last.exists():
+            config = last / "pretrained_model" / "train_config.json"
+            flags = [f"--config_path={config}", "--resume=true"]
+        else:
+            shutil.rmtree(directory, ignore_errors=True)  # cut short before its first checkpoint
+            flags = _training_flags(settings, directory)
+        command = [sys.executable, "-m", "lerobot_policy_e0.training", *flags]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:
             _follow(process, directory, settings.training_steps)
@@ -219,6 +228,17 @@ def _train(settings: DemoSettings) -> Path:
         tail = "\n".join(log.read_text().splitlines()[-15:])
         raise RuntimeError(f"the training failed; the end of {log}:\n{tail}")
     return final / "pretrained_model"
+
+
+def _lock(log: TextIO) -> None:
+    """Hold the log's lock, which the training inherits with its output: it may outlive a killed
+    demo, and a second one in the same directory would spoil both."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RuntimeError(
+            f"another process is still training into {Path(log.name).parent}; wait for it or end it"
+        ) from error
 
 
 def _training_flags(settings: DemoSettings, directory: Path) -> list[str]:
@@ -234,6 +254,7 @@ def _training_flags(settings: DemoSettings, directory: Path) -> list[str]:
         f"--policy.optimizer_lr={settings.learning_rate}",
         # Exact object poses are the only sight a state-only policy has.
         f"--policy.vector_noise={0.0 if state_only else settings.vector_noise}",
+        f"--policy.noise_draws={settings.noise_draws}",
         f"--policy.n_action_steps={settings.n_action_steps}",
         f"--policy.denoising_steps={settings.denoising_steps}",
         f"--output_dir={directory}",

@@ -78,7 +78,9 @@ class PolicyNetwork(nn.Module):
         width, action_width = preset.prefix.width, preset.suffix.width
 
         self.tower = (
-            KeypointTower(width, preset.stem_channels, preset.keypoints) if cameras else None
+            KeypointTower(width, preset.stem_channels, preset.keypoints, preset.image_tokens)
+            if cameras
+            else None
         )
         # None rather than empty: data-parallel training waits for the gradient of every parameter.
         self.camera_identity = (
@@ -107,7 +109,8 @@ class PolicyNetwork(nn.Module):
     def encode_prefix(self, observation: Observation) -> Prefix:
         """Encode an observation once; every denoising step and noise draw reuses the result.
 
-        Raises ValueError if cameras or vector features are not the ones of this network.
+        Raises ValueError if cameras or vector features are not the ones of this network, or have
+        other shapes than `Observation` says.
         """
         tokens, mask = self._embed(observation)
         positions = mask.long().cumsum(-1) - 1
@@ -148,6 +151,7 @@ class PolicyNetwork(nn.Module):
         """All prefix tokens (B, P, C) and their mask (B, P)."""
         _require_same("cameras", self.cameras, observation.images)
         _require_same("vector features", self.vectors, observation.vectors)
+        _require_shapes(observation, self.vectors)
         parts: list[Tensor] = []
         if self.tower is not None and self.camera_identity is not None:
             size = self.preset.image_size
@@ -186,3 +190,15 @@ def _require_same(what: str, expected: Sequence[str] | Mapping[str, int], got: M
             f"this policy expects the {what} {sorted(expected)}, the batch has {sorted(got)}; "
             "rename or add what differs"
         )
+
+
+def _require_shapes(observation: Observation, sizes: Mapping[str, int]) -> None:
+    for name, image in observation.images.items():
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(
+                f"image {name!r} must have shape (B, 3, height, width), got {tuple(image.shape)}"
+            )
+    for name, size in sizes.items():
+        shape = tuple(observation.vectors[name].shape)
+        if len(shape) != 2 or shape[1] != size:
+            raise ValueError(f"vector feature {name!r} must have shape (B, {size}), got {shape}")

@@ -2,8 +2,8 @@
 
 A spatial softmax turns each feature map into the place where its feature is (Levine et al., 2016,
 "End-to-end training of deep visuomotor policies", arXiv 1504.00702). A small network learns to
-localize far faster this way than with patch tokens, and 16 keypoint tokens cost far less to attend
-to than 144 patches.
+localize far faster this way than with patch tokens, and a few tokens cost far less to attend to
+than 144 patches.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+COORDINATE_WIDTH = 32  # sine and cosine features of each coordinate
+SHARPNESS = 5.0  # multiplies the attention's logits, so that a fresh softmax soon finds a place
 
 
 def sinusoidal(x: Tensor, width: int, shortest: float, longest: float) -> Tensor:
@@ -24,9 +27,14 @@ def sinusoidal(x: Tensor, width: int, shortest: float, longest: float) -> Tensor
 
 
 class KeypointTower(nn.Module):
-    """Images -> keypoint tokens: what is seen (the attended feature) and where (coordinates)."""
+    """Images -> a few tokens that say what is where.
 
-    def __init__(self, width: int, channels: tuple[int, ...], keypoints: int) -> None:
+    Each keypoint gives the feature it looks at and the place it looks to; a small network mixes all
+    of them into `tokens` tokens. (Keypoints as tokens of their own were learned several times
+    slower: attention first has to find out which of them matter.)
+    """
+
+    def __init__(self, width: int, channels: tuple[int, ...], keypoints: int, tokens: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         previous = 3
@@ -40,21 +48,26 @@ class KeypointTower(nn.Module):
             previous = count
         self.stem = nn.Sequential(*layers)
         self.attention = nn.Conv2d(previous, keypoints, 1)
-        self.coordinate_width = 32
-        self.projection = nn.Linear(previous + self.coordinate_width * 2, width)
-        self.identity = nn.Parameter(torch.randn(keypoints, width) * 0.02)
+        hidden = 2 * width
+        self.mix = nn.Sequential(
+            nn.Linear(keypoints * (previous + 2 * COORDINATE_WIDTH), hidden),
+            nn.GELU(),
+            nn.Linear(hidden, tokens * width),
+        )
+        self.tokens = tokens
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images` (B, 3, height, width) in [0, 1] -> tokens (B, keypoints, C)."""
+        """`images` (B, 3, height, width) in [0, 1] -> tokens (B, tokens, C)."""
         features = self.stem(images * 2.0 - 1.0)
         height, width = features.shape[-2:]
-        weight = self.attention(features).flatten(2).float().softmax(-1)
+        weight = (SHARPNESS * self.attention(features)).flatten(2).float().softmax(-1)
         seen = weight.to(features.dtype) @ features.flatten(2).transpose(1, 2)
         y = torch.linspace(-1.0, 1.0, height, device=images.device)
         x = torch.linspace(-1.0, 1.0, width, device=images.device)
         grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 2)
-        where = sinusoidal(weight @ grid, self.coordinate_width, 0.1, 8.0).flatten(2)
-        return self.projection(torch.cat((seen, where.to(seen.dtype)), dim=-1)) + self.identity
+        where = sinusoidal(weight @ grid, COORDINATE_WIDTH, 0.1, 8.0).flatten(2)
+        mixed = self.mix(torch.cat((seen, where.to(seen.dtype)), dim=-1).flatten(1))
+        return mixed.unflatten(-1, (self.tokens, -1))
 
 
 def resize(images: Tensor, size: int) -> Tensor:

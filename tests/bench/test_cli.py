@@ -1,0 +1,121 @@
+"""The command `e0`: what it prints, and that errors are a line of text, not a traceback."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e0 import cli
+
+
+def run_here(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr, as a shell sees them. An exception, which a shell would see as
+    a traceback, goes through."""
+    monkeypatch.setattr(sys, "argv", ["e0", *arguments])
+    code, message = 0, ""
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = 1 if isinstance(stop.code, str) else stop.code or 0
+        message = stop.code if isinstance(stop.code, str) else ""
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err + message
+
+
+def words(text: str) -> str:
+    """The text without the frames and line breaks of the help page."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[^\x00-\x7f]", " ", text).split())
+
+
+def test_help_names_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run_here(["--help"], monkeypatch, capsys)
+    assert code == 0
+    for name in ("collect", "demo", "demo-full", "e0 train", "lerobot-train"):
+        assert name in words(out)
+
+
+def test_help_of_the_demo_names_settings_and_defaults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run_here(["demo", "--help"], monkeypatch, capsys)
+    assert code == 0
+    for text in ("--output", "outputs/demo", "--training-steps", "--denoising-steps", "PushCube"):
+        assert text in words(out)
+    code, out, _ = run_here(["demo-full", "--help"], monkeypatch, capsys)
+    assert code == 0
+    assert "outputs/demo-full" in words(out)
+
+
+def test_dry_run_prints_a_line_per_task_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["collect", "--dry-run", "--tasks", "PushCube-v1", "--episodes=2", "--workers=1"]
+    code, out, _ = run_here(arguments, monkeypatch, capsys)
+    assert code == 0
+    line = r"PushCube-v1: 2/2 \(100 %, 95 % interval 34–100 %\), failed: \[\]\n"
+    assert re.fullmatch(line, out), out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_unknown_task_is_one_line_that_names_the_closest(
+    dry_run: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["collect", "--tasks", "PushCub-v1", f"--output={tmp_path / 'data'}", *dry_run]
+    code, _, err = run_here(arguments, monkeypatch, capsys)
+    assert code == 1
+    assert "e0: unknown task 'PushCub-v1'. Did you mean 'PushCube-v1'?" in err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["collect", "--episodes=many"], ["fly"], []])
+def test_wrong_arguments_are_refused(
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = run_here(arguments, monkeypatch, capsys)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_output_in_use_is_said_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    code, _, err = run_here(["collect", f"--output={tmp_path}"], monkeypatch, capsys)
+    assert code == 1
+    assert err == (
+        f"e0: {tmp_path} exists and is not a collected dataset; choose another output directory"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_demo_in_another_demos_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("E0_STATE_ONLY", "1")
+    (tmp_path / "settings.json").write_text("{}")
+    code, _, err = run_here(["demo", f"--output={tmp_path}"], monkeypatch, capsys)
+    assert code == 1
+    assert re.fullmatch(r"e0: .* holds a demo with another .*training_steps.*", err)
+
+
+def test_training_takes_the_flags_of_lerobot() -> None:
+    command = [sys.executable, "-m", "e0.cli", "train"]
+    result = subprocess.run(
+        [*command, "--policy.type=e0", "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    for flag in ("--dataset.repo_id", "--steps", "--policy.vocabulary_size"):
+        assert flag in result.stdout
