@@ -71,10 +71,28 @@ def train(policy: Policy, steps: int, rate: float = 3e-3) -> float:
     return loss.item()
 
 
-def test_loss_of_a_fresh_policy_is_about_the_logarithm_of_the_vocabulary() -> None:
-    losses = make_policy().loss(*data())
+def test_a_fresh_policy_knows_no_code_from_another() -> None:
+    """With the plain head and loss: the logarithm of a dimension's number of codes."""
+    policy = make_policy(head="linear", mean_weight=0.0)
+    counts = policy.tokenizer.code_count
+    assert counts.tolist() == [B * H, B * H, 2]
+    expected = counts.float().log()
+    losses = policy.loss(*data())
     assert losses.shape == (B,)
-    assert losses.mean().item() == pytest.approx(math.log(32), rel=0.25)
+    assert losses.mean().item() == pytest.approx(expected.mean().item(), rel=0.25)
+    entropy = policy.sample(data()[0]).entropy.mean(dim=(0, 1))
+    torch.testing.assert_close(entropy, expected, rtol=0.2, atol=0.0)
+
+
+def test_the_error_of_the_mean_is_added_to_the_loss() -> None:
+    def losses(weight: float) -> Tensor:
+        policy = make_policy(mean_weight=weight)
+        torch.manual_seed(5)
+        return policy.loss(*data())
+
+    none, one, two = losses(0.0), losses(1.0), losses(2.0)
+    assert (one > none).all()
+    torch.testing.assert_close(two - one, one - none)
 
 
 def test_padded_steps_change_nothing() -> None:
@@ -117,6 +135,7 @@ WAYS = {
     "default": {},
     "cosine": {"schedule": "cosine"},
     "one_hot": {"embedding": "one_hot"},
+    "linear": {"head": "linear", "mean_weight": 0.0},
     "ancestral": {"time_distribution": "uniform", "sampler": "ancestral"},
 }
 
@@ -206,12 +225,13 @@ def test_early_stop_ends_when_no_token_changes(monkeypatch: pytest.MonkeyPatch) 
     assert policy.sample(observation).steps_taken == 10
 
 
-def test_entropy_is_of_each_token_and_bounded() -> None:
-    policy, observation = make_policy(), data()[0]
+@pytest.mark.parametrize("head", ["cosine", "linear"])
+def test_entropy_is_of_each_token_and_bounded_by_its_codes(head: str) -> None:
+    policy, observation = make_policy(head=head), data()[0]
     chunk = policy.sample(observation)
     assert chunk.actions.shape == chunk.entropy.shape == (B, H, D)
-    assert (chunk.entropy >= 0).all() and (chunk.entropy <= math.log(32) + 1e-5).all()
-    assert chunk.entropy.mean() > 2.0  # it has learned nothing yet
+    limit = policy.tokenizer.code_count.float().log() + 1e-5
+    assert (chunk.entropy > 0).all() and (chunk.entropy <= limit).all()
 
 
 def test_window_mean_lies_near_the_best_code() -> None:
@@ -253,6 +273,9 @@ def test_images_vectors_and_instruction_together() -> None:
         ({"vocabulary_size": 1}, "vocabulary_size must be at least 2"),
         ({"preset": "huge"}, "unknown network preset 'huge'"),
         ({"objective": "flows"}, "unknown objective 'flows'; known: .*e0"),
+        ({"head": "softmax"}, "unknown head 'softmax'; known: cosine, linear"),
+        ({"mean_weight": -1.0}, "mean_weight must not be negative"),
+        ({"mean_weight": math.nan}, "mean_weight must not be negative, got nan"),
         ({"embedding": "fourier"}, "unknown embedding 'fourier'; known: ordinal, one_hot"),
         ({"schedule": "exp"}, "unknown schedule 'exp'; known: linear, cosine"),
         ({"time_distribution": "normal"}, "unknown time distribution 'normal'"),

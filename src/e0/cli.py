@@ -36,6 +36,8 @@ class Collect:
     """First seed of every task."""
     action_noise: float = 0.1
     """Deviation of the disturbance of executed actions, for diversity; labels stay clean."""
+    hold_steps: int = 4
+    """Steps recorded after each success, to show how small errors near the goal are corrected."""
     image_size: int | None = None
     """Pixels; the tasks' own size (128) if not given."""
     hand_camera: bool = False
@@ -73,6 +75,7 @@ def collect(command: Collect) -> None:
         proprioception=command.proprioception,  # pyright: ignore[reportArgumentType]
         state_only=command.state_only,
         action_noise=command.action_noise,
+        hold_steps=command.hold_steps,
     )
     request = CollectionRequest(command.tasks, command.episodes, command.seed, settings)
     record = collect_dataset(

@@ -106,7 +106,7 @@ class E0Objective:
         _require("sampler", self.sampler, SAMPLERS)
         _require("read-out", self.read_out, ("argmax", "window_mean"))
         head_width(self.head, self.tokenizer.vocabulary_size)
-        if self.mean_weight < 0:
+        if not self.mean_weight >= 0:
             raise ValueError(f"mean_weight must not be negative, got {self.mean_weight}")
 
     @property

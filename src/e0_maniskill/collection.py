@@ -21,12 +21,17 @@ from e0_maniskill.cameras import Camera, default_cameras
 from e0_maniskill.env import ManiSkillEnv, Proprioception
 from e0_maniskill.episodes import run_expert, save_episode
 from e0_maniskill.rendering import assume_render_backend, render_backend
+from e0_maniskill.selection import (
+    Collected,
+    Outcome,
+    Progress,
+    episode_path,
+    failure_path,
+    selected_in_order,
+)
 from e0_maniskill.tasks import find_task
 
 SETTINGS_FILE = "settings.json"
-
-_TRIES_BEFORE_GIVING_UP = 20
-_LOWEST_SUCCESS_RATE = 0.5
 
 
 class SettingsMismatchError(ValueError):
@@ -74,37 +79,6 @@ class CollectionSettings:
         return json.loads(json.dumps(data))
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one seed went: success or not, after so many steps."""
-
-    task: str
-    seed: int
-    success: bool
-    steps: int
-
-
-@dataclass(frozen=True)
-class Collected:
-    """The selected episodes of one task.
-
-    Attributes:
-        seeds: of the selected (successful) episodes, ascending.
-        paths: their files.
-        tries: how many seeds it took, the failures among them included.
-    """
-
-    task: str
-    seeds: tuple[int, ...]
-    paths: tuple[Path, ...]
-    tries: int
-
-    @property
-    def success_rate(self) -> float:
-        """Share of the tried seeds in which the expert succeeded."""
-        return len(self.seeds) / self.tries
-
-
 def collect_episodes(
     tasks: Sequence[str],
     episodes_per_task: int | Sequence[int],
@@ -114,6 +88,7 @@ def collect_episodes(
     workers: int = 2,
     settings: CollectionSettings | None = None,
     on_episode: Callable[[Outcome], None] | None = None,
+    on_selected: Callable[[Path], None] | None = None,
 ) -> dict[str, Collected]:
     """Collect expert episodes: for every task the first N successes of seeds seed, seed + 1, ...
 
@@ -128,6 +103,8 @@ def collect_episodes(
         workers: number of processes.
         settings: how episodes are made.
         on_episode: called in this process after every new episode, failures included.
+        on_selected: called in this process with the file of every selected episode, task after
+            task in the order of seeds, as soon as it is certain; meanwhile the workers go on.
 
     Returns:
         By task: what was selected. The same for the same arguments, always.
@@ -150,8 +127,23 @@ def collect_episodes(
             "settings": {task: settings.record(task) for task in tasks},
         },
     )
-    progress = {task: _Progress(task, seed, counts[task], directory) for task in tasks}
-    _collect_missing(progress, directory, workers, settings, on_episode or (lambda outcome: None))
+    progress = {task: Progress(task, seed, counts[task], directory) for task in tasks}
+    selected = selected_in_order(list(progress.values()), directory)
+
+    def pass_on_selected() -> None:
+        for path in selected:
+            if path is None:
+                return
+            if on_selected:
+                on_selected(path)
+
+    def finished(outcome: Outcome) -> None:
+        if on_episode:
+            on_episode(outcome)
+        pass_on_selected()
+
+    pass_on_selected()
+    _collect_missing(progress, directory, workers, settings, finished)
     return {task: progress[task].selection(directory) for task in tasks}
 
 
@@ -186,7 +178,7 @@ def expert_success(task: str, seeds: Iterable[int], *, workers: int = 2) -> dict
 
 
 def _collect_missing(
-    progress: Mapping[str, "_Progress"],
+    progress: Mapping[str, "Progress"],
     directory: Path,
     workers: int,
     settings: CollectionSettings,
@@ -199,7 +191,8 @@ def _collect_missing(
         jobs: dict[Future[Outcome], tuple[str, int]] = {}
         while True:
             for task in progress.values():
-                while len(jobs) < workers and (seed := task.wants_seed()) is not None:
+                # Twice as many as workers, so that none waits while this process is busy.
+                while len(jobs) < 2 * workers and (seed := task.wants_seed()) is not None:
                     task.running.add(seed)
                     job = pool.submit(_run_seed, settings, task.name, seed, directory)
                     jobs[job] = (task.name, seed)
@@ -210,60 +203,6 @@ def _collect_missing(
                 outcome = _outcome(job, name, seed)
                 progress[name].finish(outcome)
                 on_episode(outcome)
-
-
-class _Progress:
-    """What is known of one task's seeds, and which one to run next."""
-
-    def __init__(self, name: str, first_seed: int, wanted: int, directory: Path) -> None:
-        self.name = name
-        self.running: set[int] = set()
-        self._first_seed = first_seed
-        self._wanted = wanted
-        self._outcomes = {
-            **{_seed_of(path): True for path in (directory / name).glob("*.npz")},
-            **{_seed_of(path): False for path in (directory / name).glob("*.failed.json")},
-        }
-        self._check_success_rate()
-
-    def wants_seed(self) -> int | None:
-        """The first seed without which N successes cannot be reached, even if all running ones
-        succeed; so no episode is made in vain."""
-        hoped, seed = 0, self._first_seed
-        while hoped < self._wanted:
-            if seed not in self.running and seed not in self._outcomes:
-                return seed
-            hoped += self._outcomes.get(seed, True)
-            seed += 1
-        return None
-
-    def finish(self, outcome: Outcome) -> None:
-        self.running.remove(outcome.seed)
-        self._outcomes[outcome.seed] = outcome.success
-        self._check_success_rate()
-
-    def selection(self, directory: Path) -> Collected:
-        """The first N successes. Every seed up to there must be known."""
-        seeds: list[int] = []
-        seed = self._first_seed
-        while len(seeds) < self._wanted:
-            if self._outcomes[seed]:
-                seeds.append(seed)
-            seed += 1
-        paths = tuple(_episode_path(directory, self.name, chosen) for chosen in seeds)
-        return Collected(self.name, tuple(seeds), paths, tries=seed - self._first_seed)
-
-    def _check_success_rate(self) -> None:
-        tries = successes = 0
-        while self._first_seed + tries in self._outcomes and successes < self._wanted:
-            successes += self._outcomes[self._first_seed + tries]
-            tries += 1
-            if tries >= _TRIES_BEFORE_GIVING_UP and successes < _LOWEST_SUCCESS_RATE * tries:
-                raise RuntimeError(
-                    f"the expert of {self.name} succeeded in only {successes} of {tries} episodes "
-                    f"(seeds from {self._first_seed}); lower action_noise or noise_probability, "
-                    "or raise episode_length"
-                )
 
 
 def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
@@ -300,18 +239,6 @@ def _write_json(path: Path, data: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
-
-
-def _episode_path(directory: Path, task: str, seed: int) -> Path:
-    return directory / task / f"{seed:08d}.npz"
-
-
-def _failure_path(directory: Path, task: str, seed: int) -> Path:
-    return directory / task / f"{seed:08d}.failed.json"
-
-
-def _seed_of(path: Path) -> int:
-    return int(path.name.partition(".")[0])
 
 
 # Worker processes: each keeps one environment, which is expensive to make.
@@ -369,9 +296,9 @@ def _run_seed(
     outcome = Outcome(task, seed, episode.success, episode.length)
     if directory is not None:
         if episode.success:
-            save_episode(episode, _episode_path(directory, task, seed))
+            save_episode(episode, episode_path(directory, task, seed))
         else:
-            _write_json(_failure_path(directory, task, seed), asdict(outcome))
+            _write_json(failure_path(directory, task, seed), asdict(outcome))
     return outcome
 
 

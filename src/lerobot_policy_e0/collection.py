@@ -1,8 +1,8 @@
 """Expert episodes of `e0_maniskill` -> a LeRobotDataset v3.
 
-Episodes are first collected as single files beside the output; the dataset is then written under
-another name and renamed. So the output is a whole dataset or it is not there, and a stopped
-collection goes on where it was.
+Episodes are collected as single files beside the output, and meanwhile the dataset is written under
+another name; at the end it is renamed. So the output is a whole dataset or it is not there, and a
+stopped collection goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,9 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from tqdm import tqdm
 
-from e0_maniskill.collection import (
-    Collected,
-    CollectionSettings,
-    Outcome,
-    collect_episodes,
-    numbers_per_task,
-)
+from e0_maniskill.collection import CollectionSettings, collect_episodes, numbers_per_task
 from e0_maniskill.episodes import Episode, load_episode
+from e0_maniskill.selection import Collected, Outcome
 from e0_maniskill.tasks import CONTROL_FREQUENCY, find_task
 
 RECORD = Path("meta") / "collection.json"
@@ -75,10 +68,11 @@ def collect_dataset(
         return _existing_record(wanted, output)
     draft = partial / "dataset"
     try:
-        collected = _collect(request, partial / "episodes", workers)
-        record = wanted | {"collected": _summary(collected)}
         shutil.rmtree(draft, ignore_errors=True)
-        _write_dataset(collected, draft, output.name, use_videos)
+        writer = _Writer(draft, output.name, use_videos)
+        collected = _collect(request, partial / "episodes", workers, writer)
+        writer.finish()
+        record = wanted | {"collected": _summary(collected)}
         (draft / RECORD).write_text(json.dumps(record, indent=1))
         draft.rename(output)
     except Exception as error:
@@ -120,7 +114,9 @@ def _existing_record(wanted: dict[str, Any], output: Path) -> dict[str, Any]:
     return record
 
 
-def _collect(request: CollectionRequest, directory: Path, workers: int) -> dict[str, Collected]:
+def _collect(
+    request: CollectionRequest, directory: Path, workers: int, writer: _Writer
+) -> dict[str, Collected]:
     total = sum(numbers_per_task(request.episodes, request.tasks).values())
     done = len(list(directory.glob("*/*.npz")))
     with tqdm(total=total, initial=min(done, total), desc="Collecting", unit="episode") as bar:
@@ -136,6 +132,7 @@ def _collect(request: CollectionRequest, directory: Path, workers: int) -> dict[
             workers=workers,
             settings=request.settings,
             on_episode=count,
+            on_selected=writer.add,
         )
 
 
@@ -146,30 +143,32 @@ def _summary(collected: dict[str, Collected]) -> dict[str, Any]:
     }
 
 
-def _write_dataset(
-    collected: dict[str, Collected], root: Path, name: str, use_videos: bool
-) -> None:
-    """Write the episodes, tasks in turn, so that any leading part of the dataset is balanced."""
-    paths: Sequence[Path] = [
-        path
-        for turn in zip_longest(*(part.paths for part in collected.values()))
-        for path in turn
-        if path is not None
-    ]
-    first = load_episode(paths[0])
-    dataset = LeRobotDataset.create(
-        f"local/{name}",
-        CONTROL_FREQUENCY,
-        _features(first, use_videos),
-        root=root,
-        robot_type="panda",
-        use_videos=use_videos,
-        image_writer_threads=2,
-    )
-    disable_progress_bars()  # one bar of ours instead of one for every episode
-    for path in tqdm(paths, desc="Writing dataset", unit="episode"):
-        _add_episode(dataset, load_episode(path))
-    dataset.finalize()
+class _Writer:
+    """Writes episodes into a new LeRobotDataset while others are still being collected."""
+
+    def __init__(self, root: Path, name: str, use_videos: bool) -> None:
+        self._root, self._name, self._use_videos = root, name, use_videos
+        self._dataset: LeRobotDataset | None = None
+
+    def add(self, path: Path) -> None:
+        """Add the episode in this file; the first one settles the dataset's features."""
+        episode = load_episode(path)
+        if self._dataset is None:
+            disable_progress_bars()  # LeRobot's own, one for every episode
+            self._dataset = LeRobotDataset.create(
+                f"local/{self._name}",
+                CONTROL_FREQUENCY,
+                _features(episode, self._use_videos),
+                root=self._root,
+                robot_type="panda",
+                use_videos=self._use_videos,
+            )
+        _add_episode(self._dataset, episode)
+
+    def finish(self) -> None:
+        """Close the dataset's files."""
+        assert self._dataset is not None, "a request has at least one episode"
+        self._dataset.finalize()
 
 
 def _features(episode: Episode, use_videos: bool) -> dict[str, Any]:

@@ -225,6 +225,8 @@ def test_a_policy_without_instructions_needs_none(image_dataset: Path) -> None:
         ({"vector_noise": -1.0}, "vector_noise must not be negative"),
         ({"vector_noise": float("nan")}, "vector_noise must not be negative"),
         ({"objective": "flows"}, "unknown objective 'flows'; known: .*e0"),
+        ({"head": "softmax"}, "unknown head 'softmax'; known: cosine, linear"),
+        ({"mean_weight": -1.0}, "mean_weight must not be negative"),
         ({"embedding": "fourier"}, "unknown embedding 'fourier'; known: ordinal, one_hot"),
         ({"schedule": "exp"}, "unknown schedule 'exp'"),
         ({"time_distribution": "normal"}, "unknown time distribution 'normal'"),

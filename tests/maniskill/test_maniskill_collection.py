@@ -18,15 +18,14 @@ from hypothesis import strategies as st
 from e0_maniskill import ManiSkillEnv
 from e0_maniskill.collection import (
     CollectionSettings,
-    Outcome,
     SettingsMismatchError,
     WorkerError,
-    _Progress,
     collect_episodes,
     expert_success,
     numbers_per_task,
 )
 from e0_maniskill.episodes import Episode, load_episode, run_expert
+from e0_maniskill.selection import Outcome, Progress
 
 TASK = "PushCube-v1"
 SEED = 5000
@@ -151,10 +150,10 @@ def test_hopeless_expert_is_given_up(tmp_path: Path) -> None:
         (tmp_path / f"{seed}.failed.json").touch()
     directory = tmp_path.parent
     with pytest.raises(RuntimeError, match="succeeded in only 0 of 20 episodes"):
-        _Progress(tmp_path.name, 0, 3, directory)
+        Progress(tmp_path.name, 0, 3, directory)
     for seed in range(10):
         (tmp_path / f"{seed}.failed.json").rename(tmp_path / f"{seed}.npz")
-    assert _Progress(tmp_path.name, 0, 11, directory).wants_seed() == 20
+    assert Progress(tmp_path.name, 0, 11, directory).wants_seed() == 20
 
 
 def test_collecting_pictures(tmp_path: Path, rendering: None) -> None:
@@ -219,7 +218,7 @@ def test_selection_does_not_depend_on_timing(
     """However many workers finish in whatever order, after whatever was done before: the first
     successes are selected, and no seed is run in vain."""
     results = [True if index % 2 else result for index, result in enumerate(results)]
-    progress = _Progress("Task", 0, wanted, Path("/nonexistent"))
+    progress = Progress("Task", 0, wanted, Path("/nonexistent"))
     for seed in known:
         progress._outcomes[seed] = results[seed]
     run = set()

@@ -32,7 +32,7 @@ from e0.bench.closed_loop import (
 from e0.bench.demo_report import write_demo_report
 from e0.bench.statistics import format_rate
 
-EVALUATION_SEED = 900_000
+EVALUATION_SEED = 700_000
 TRAINING_SEED = 100_000
 
 
@@ -48,10 +48,10 @@ class DemoSettings:
 
     output: Path = Path("outputs/demo")
     tasks: tuple[str, ...] = ("PushCube-v1", "PickCube-v1")
-    demonstrations: tuple[int, ...] = (150, 400)
+    demonstrations: tuple[int, ...] = (250, 500)
     action_noise: float = 0.1
     hold_steps: int = 4
-    training_steps: int = 2000
+    training_steps: int = 2200
     batch_size: int = 64
     noise_draws: int = 2
     learning_rate: float = 2e-3
@@ -135,8 +135,8 @@ class Phases:
 
 
 class PeakMemory:
-    """Largest resident memory of this process and its children together, in MB, sampled; the
-    largest of all runs that were interrupted and continued."""
+    """Largest resident memory of this process and its children together, in MB, sampled;
+    pages that they share count once. The largest of all interrupted and continued runs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -161,8 +161,8 @@ class PeakMemory:
             total = 0
             for process in (this, *this.children(recursive=True)):
                 try:
-                    total += process.memory_info().rss
-                except psutil.NoSuchProcess:
+                    total += process.memory_full_info().pss
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
                     continue
             self.megabytes = max(self.megabytes, total / 2**20)
 
