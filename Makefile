@@ -4,13 +4,10 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
 
-.PHONY: demo demo-full test lint format clean
+.PHONY: demo test lint format clean
 
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
-
-demo-full: $(INSTALLED) $(VULKAN)
-	.venv/bin/e0 demo-full
 
 test: $(INSTALLED) $(VULKAN)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile

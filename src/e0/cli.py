@@ -13,11 +13,10 @@ from typing import Annotated
 
 import tyro
 
-from e0.bench.demo import FULL_DEMO, DemoSettings, run_demo
+from e0.bench.demo import DemoSettings, run_demo
 
 DRY_RUN_SEED = 5000
 DEMO = "Collect, train and evaluate a policy on two tasks, and write a report."
-DEMO_FULL = "The demo with more demonstrations and training."
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,6 @@ class Collect:
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[DemoSettings, tyro.conf.subcommand("demo", description=DEMO)]
-    | Annotated[
-        DemoSettings, tyro.conf.subcommand("demo-full", default=FULL_DEMO, description=DEMO_FULL)
-    ]
 )
 
 

@@ -36,7 +36,7 @@ def test_help_names_every_command(
 ) -> None:
     code, out, _ = run_here(["--help"], monkeypatch, capsys)
     assert code == 0
-    for name in ("collect", "demo", "demo-full", "e0 train", "lerobot-train"):
+    for name in ("collect", "demo", "e0 train", "lerobot-train"):
         assert name in words(out)
 
 
@@ -47,9 +47,6 @@ def test_help_of_the_demo_names_settings_and_defaults(
     assert code == 0
     for text in ("--output", "outputs/demo", "--training-steps", "--denoising-steps", "PushCube"):
         assert text in words(out)
-    code, out, _ = run_here(["demo-full", "--help"], monkeypatch, capsys)
-    assert code == 0
-    assert "outputs/demo-full" in words(out)
 
 
 def test_dry_run_prints_a_line_per_task_and_writes_nothing(

@@ -68,11 +68,6 @@ class DemoSettings:
         return {"proprioception": "compact", "state_only": state_only}
 
 
-FULL_DEMO = DemoSettings(
-    output=Path("outputs/demo-full"), demonstrations=(400, 1000), training_steps=8000
-)
-
-
 class DemoMismatchError(ValueError):
     """The output directory holds a demo that was begun with other settings."""
 
