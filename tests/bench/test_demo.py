@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from e0.bench.demo import DemoMismatchError, DemoSettings, run_demo
+from e0.bench.demo import EVALUATION_SEED, DemoMismatchError, DemoSettings, run_demo
 from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
 
 TASK = "PushCube-v1"
 SMALL = DemoSettings(
     tasks=(TASK,),
-    demonstrations=2,
+    demonstrations=(2,),
     training_steps=40,
     batch_size=4,
     evaluation_episodes=2,
@@ -171,7 +171,7 @@ def test_other_settings_are_refused(
 
 
 def test_demo_with_images(rendering: None, tmp_path: Path) -> None:
-    settings = replace(SMALL, output=tmp_path / "out", demonstrations=1, training_steps=2)
+    settings = replace(SMALL, output=tmp_path / "out", demonstrations=(1,), training_steps=2)
     settings = replace(settings, evaluation_episodes=1)
     results = run_demo(settings)
     assert_schema(results, state_only=False)
@@ -179,7 +179,7 @@ def test_demo_with_images(rendering: None, tmp_path: Path) -> None:
     lines = (evaluation / "episodes.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["blackout"] for line in lines) == [False, True]
     clips = sorted(path.name for path in (evaluation / "clips").iterdir())
-    assert clips == [f"{TASK}-900000-blackout.webp", f"{TASK}-900000.webp"]
+    assert clips == [f"{TASK}-{EVALUATION_SEED}-blackout.webp", f"{TASK}-{EVALUATION_SEED}.webp"]
     page = (settings.output / "report.html").read_text()
     assert_self_contained(page)
     assert "data:image/webp;base64," in page
