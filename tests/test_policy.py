@@ -212,6 +212,8 @@ def test_each_denoising_step_is_one_evaluation(steps: int, monkeypatch: pytest.M
     assert times == pytest.approx([1 - k / steps for k in range(steps)])
     times.clear()
     assert policy.sample(observation, steps=2).steps_taken == len(times) == 2
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        policy.sample(observation, steps=0)
 
 
 def test_early_stop_ends_when_no_token_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ class Policy(nn.Module):
             partial(self.network.denoise, prefix),
             len(prefix.mask),
             self.settings.horizon,
-            steps=steps or self.settings.denoising_steps,
+            steps=self.settings.denoising_steps if steps is None else steps,
             generator=generator,
             noise=noise,
             keep_trace=keep_trace,

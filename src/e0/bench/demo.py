@@ -57,7 +57,6 @@ class DemoSettings:
     learning_rate: float = 2e-3
     vector_noise: float = 0.08
     n_action_steps: int = 2
-    dtype: str = "float32"
     evaluation_episodes: int = 50
     blackout_episodes: int = 20
     denoising_steps: int = 4
@@ -84,14 +83,12 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     if not renders:
         print(f"No renderer: {reason}\nGoing on state-only: the policy will see no images.")
     _remember_settings(settings, state_only=not renders)
-    with (
-        PeakMemory(settings.output / "memory.json") as memory,
-        Phases(settings.output / "phases.json") as phases,
-    ):
+    phases = Phases(settings.output / "phases.json")
+    with PeakMemory(settings.output / "memory.json") as memory:
         with phases.time("collect"):
             _collect(settings, state_only=not renders)
         with phases.time("train"):
-            checkpoint = _train(settings)
+            checkpoint = _train(settings, state_only=not renders)
         with phases.time("evaluate"):
             episodes = _evaluate(settings, checkpoint, state_only=not renders)
         runner = Runner(_evaluation_settings(settings, checkpoint, not renders))
@@ -110,12 +107,6 @@ class Phases:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-
-    def __enter__(self) -> Phases:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _write_json(self.path, self.seconds)
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
@@ -194,7 +185,7 @@ def _collect(settings: DemoSettings, state_only: bool) -> None:
     collect_dataset(request, settings.output / "dataset", workers=settings.workers)
 
 
-def _train(settings: DemoSettings) -> Path:
+def _train(settings: DemoSettings, state_only: bool) -> Path:
     """Train with LeRobot's loop in a process of its own; return the checkpoint's directory."""
     directory = settings.output / "train"
     # LeRobot points this link to a checkpoint once all of it is written.
@@ -210,7 +201,7 @@ def _train(settings: DemoSettings) -> Path:
             flags = [f"--config_path={config}", "--resume=true"]
         else:
             shutil.rmtree(directory, ignore_errors=True)  # cut short before its first checkpoint
-            flags = _training_flags(settings, directory)
+            flags = _training_flags(settings, directory, state_only)
         command = [sys.executable, "-m", "lerobot_policy_e0.training", *flags]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:
@@ -236,8 +227,7 @@ def _lock(log: TextIO) -> None:
         ) from error
 
 
-def _training_flags(settings: DemoSettings, directory: Path) -> list[str]:
-    state_only = json.loads((settings.output / "settings.json").read_text())["state_only"]
+def _training_flags(settings: DemoSettings, directory: Path, state_only: bool) -> list[str]:
     return [
         "--dataset.repo_id=local/dataset",
         f"--dataset.root={settings.output / 'dataset'}",
@@ -245,7 +235,6 @@ def _training_flags(settings: DemoSettings, directory: Path) -> list[str]:
         "--policy.preset=tiny",
         "--policy.device=cpu",
         "--policy.push_to_hub=false",
-        f"--policy.dtype={settings.dtype}",
         f"--policy.optimizer_lr={settings.learning_rate}",
         # Exact object poses are the only sight a state-only policy has.
         f"--policy.vector_noise={0.0 if state_only else settings.vector_noise}",
