@@ -43,8 +43,10 @@ class ManiSkillEnv(gymnasium.Env):
     in steps of up to 0.1 rad with ManiSkill's sign (negative turns counter-clockwise), gripper
     (1 open, -1 closed). ManiSkill's `pd_ee_delta_pose` at 20 Hz.
 
-    An episode terminates on success and is truncated at the step limit; `info["is_success"]` is
-    there on every step. The reward is ManiSkill's normalized dense one, and for PlugCharger-v1,
+    An episode terminates on success, or once the wrong object is lifted where an instruction names
+    one, and is truncated at the step limit; `info["is_success"]` and `info["wrong_object"]` are
+    there on every step. `task_description` is the present episode's instruction, one of
+    `instructions`. The reward is ManiSkill's normalized dense one, and for PlugCharger-v1,
     which has none, 1 on success. Every reset rebuilds the scene, so that the same seed gives the
     same episode bit by bit, whatever happened before.
 
@@ -86,7 +88,8 @@ class ManiSkillEnv(gymnasium.Env):
             raise ValueError(f"episode_length must be at least 1 step, got {episode_length}")
         self._specification = specification
         self.task = specification.name
-        self.task_description = specification.instruction
+        self.instructions = specification.instructions
+        self.task_description = self.instructions[0]
         self._max_episode_steps = episode_length or specification.episode_length
         self.render_mode = render_mode
         self._proprioception = proprioception
@@ -141,8 +144,9 @@ class ManiSkillEnv(gymnasium.Env):
         if not self._state_only:
             _remove_hand_camera_mesh(self.simulator)
             self._sensors = self._place_cameras(cameras)
+        self.task_description = self._instruction()
         self._steps = 0
-        return self._observe(), {"is_success": False}
+        return self._observe(), {"is_success": False, "wrong_object": False}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Advance by 1/20 s.
@@ -157,8 +161,10 @@ class ManiSkillEnv(gymnasium.Env):
         _, reward, _, _, simulator_info = self.simulator.step(checked)
         self._steps += 1
         success = bool(simulator_info["success"])
+        wrong_object = bool(simulator_info.get("fail", False))  # only PickNamedCube can fail
+        info = {"is_success": success, "wrong_object": wrong_object}
         truncated = self._steps >= self._max_episode_steps
-        return self._observe(), float(reward), success, truncated, {"is_success": success}
+        return self._observe(), float(reward), success or wrong_object, truncated, info
 
     def render(self) -> np.ndarray:
         """The first camera's last picture, uint8 (height, width, 3).
@@ -237,6 +243,12 @@ class ManiSkillEnv(gymnasium.Env):
             sensors[HAND_CAMERA] = sensor(HAND_CAMERA, self._hand_camera, _identity_pose(), link)
         return sensors
 
+    def _instruction(self) -> str:
+        """What the present episode asks for."""
+        attribute = self._specification.chosen_instruction
+        index = 0 if attribute is None else int(getattr(self.simulator, attribute)[0])
+        return self.instructions[index]
+
     def _observe(self) -> dict[str, Any]:
         observation: dict[str, Any] = {
             "agent_pos": self._agent_pos(),
@@ -305,6 +317,8 @@ def _make_simulator(task: Task, hand_camera: bool, state_only: bool) -> Any:
     if not state_only:
         keep_shaders_compiled(backend)
     import mani_skill.envs  # noqa: F401  (registers the tasks)
+
+    import e0_maniskill.named_cube  # noqa: F401  (registers ours)
 
     with allow_no_vulkan() if state_only else nullcontext():
         wrapped = gymnasium.make(

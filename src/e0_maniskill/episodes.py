@@ -9,6 +9,7 @@ import numpy as np
 
 from e0_maniskill.env import ManiSkillEnv
 from e0_maniskill.experts import Expert
+from e0_maniskill.tasks import find_task
 
 _TRANSLATION = slice(0, 3)
 _NOISE_STREAM = 0xE0  # keeps the noise apart from anything else drawn from the same seed
@@ -21,6 +22,7 @@ class Episode:
 
     Attributes:
         task: the task's name.
+        instruction: what this episode asks for.
         seed: the environment's seed.
         success: whether the expert succeeded.
         images: camera name -> uint8 (T, height, width, 3); empty without cameras.
@@ -30,6 +32,7 @@ class Episode:
     """
 
     task: str
+    instruction: str
     seed: int
     success: bool
     images: dict[str, np.ndarray]
@@ -84,12 +87,13 @@ def run_expert(
         executed = action.copy()
         if not expert.delicate and rng.random() < noise_probability:
             executed[_TRANSLATION] += rng.normal(0.0, action_noise, 3)
-        observation, _, succeeds, _, _ = env.step(executed.clip(-1.0, 1.0))
+        observation, _, _, _, info = env.step(executed.clip(-1.0, 1.0))
         remaining -= 1
-        if succeeds and not success:
+        if info["is_success"] and not success:
             success, remaining = True, hold_steps
     return Episode(
         task=env.task,
+        instruction=env.task_description,
         seed=seed,
         success=success,
         images={
@@ -110,6 +114,7 @@ def save_episode(episode: Episode, path: Path) -> None:
     """
     arrays = {
         "task": np.array(episode.task),
+        "instruction": np.array(episode.instruction),
         "seed": np.array(episode.seed),
         "success": np.array(episode.success),
         "proprioception": episode.proprioception,
@@ -136,6 +141,7 @@ def load_episode(path: Path) -> Episode:
             arrays = {name: file[name] for name in file.files}
         episode = Episode(
             task=str(arrays["task"]),
+            instruction=_instruction(arrays),
             seed=int(arrays["seed"]),
             success=bool(arrays["success"]),
             images={
@@ -152,3 +158,11 @@ def load_episode(path: Path) -> Episode:
             f"{path} is not a whole episode file ({error}); delete it and collect again"
         ) from error
     return episode
+
+
+def _instruction(arrays: dict[str, np.ndarray]) -> str:
+    """The episode's instruction; files from before it was kept are of tasks that have only one."""
+    if "instruction" in arrays:
+        return str(arrays["instruction"])
+    (only,) = find_task(str(arrays["task"])).instructions
+    return only

@@ -18,6 +18,7 @@ from e0_maniskill.poses import UP, Pose, gripper_down, nearest_angle, translatio
 OPEN, CLOSED = 1.0, -1.0
 
 _APPROACH_HEIGHT = 0.06  # metres above an object before descending on it
+_LIFT_HEIGHT = 0.10
 _CUBE_SIZE = 0.04
 _EASY_REACH = 0.70  # metres from the base's axis, up to which the gripper can point straight down
 _TILT_PER_METRE = 4.0  # radians of tilt per metre beyond that
@@ -177,6 +178,14 @@ def _pick_cube(scene: Scene) -> Plan:
         position_tolerance=0,
         max_steps=60,
     )
+
+
+def _pick_named_cube(scene: Scene) -> Plan:
+    cube = scene.pose(("red_cube", "green_cube")[int(scene.simulator.named[0])])
+    # The gripper keeps its own yaw, as above: the other cube is out of its way.
+    grasp = Pose(cube.position, scene.grasp_rotation(0.0, np.pi))
+    yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT))
+    yield Waypoint(grasp.raised(_LIFT_HEIGHT), CLOSED, position_tolerance=0, max_steps=60)
 
 
 def _push_cube(scene: Scene) -> Plan:
@@ -346,4 +355,5 @@ _PLANS: dict[str, Callable[[Scene], Plan]] = {
     "StackCube-v1": _stack_cube,
     "PegInsertionSide-v1": _insert_peg,
     "PlugCharger-v1": _plug_charger,
+    "PickNamedCube-v1": _pick_named_cube,
 }

@@ -1,7 +1,8 @@
-"""The five ManiSkill tasks this package knows, as plain data.
+"""The tasks this package knows, as plain data.
 
-Names, step limits and scenes are ManiSkill 3's (https://maniskill.readthedocs.io); the instructions
-are ours. All tasks run at 20 Hz with the Panda arm.
+Names, step limits and scenes are ManiSkill 3's (https://maniskill.readthedocs.io), except those of
+PickNamedCube-v1, our own (see `named_cube`); the instructions are ours. All tasks run at 20 Hz with
+the Panda arm.
 """
 
 import difflib
@@ -16,22 +17,30 @@ class Task:
 
     Attributes:
         name: ManiSkill's environment id.
-        instruction: what a policy is told, in plain English.
+        instructions: what a policy may be told, in plain English; one of them in each episode.
         episode_length: limit in steps of 1/20 s.
         robot: the robot the task is defined for.
         objects: one or two attributes of the simulator that hold an object in play (an actor) or a
             pose that matters (the hole of a box).
         hidden_goal: the simulator's attribute of a goal which cameras do not see, or None.
+        chosen_instruction: the simulator's attribute, an integer tensor (1,), with the index of the
+            present episode's instruction; None where there is only one.
         dense_reward: whether ManiSkill defines a dense reward for it.
     """
 
     name: str
-    instruction: str
+    instructions: tuple[str, ...]
     episode_length: int
     robot: str
     objects: tuple[str, ...]
     hidden_goal: str | None = None
+    chosen_instruction: str | None = None
     dense_reward: bool = True
+
+    @property
+    def instruction(self) -> str:
+        """The first instruction, which for most tasks is the only one."""
+        return self.instructions[0]
 
     @property
     def has_goal(self) -> bool:
@@ -42,7 +51,7 @@ class Task:
 _ALL_TASKS = (
     Task(
         name="PickCube-v1",
-        instruction="pick up the red cube and move it to the goal position",
+        instructions=("pick up the red cube and move it to the goal position",),
         episode_length=50,
         robot="panda",
         objects=("cube",),
@@ -50,32 +59,40 @@ _ALL_TASKS = (
     ),
     Task(
         name="PushCube-v1",
-        instruction="push the blue cube onto the red and white target",
+        instructions=("push the blue cube onto the red and white target",),
         episode_length=50,
         robot="panda",
         objects=("obj", "goal_region"),
     ),
     Task(
         name="StackCube-v1",
-        instruction="pick up the red cube and place it on top of the green cube",
+        instructions=("pick up the red cube and place it on top of the green cube",),
         episode_length=50,
         robot="panda_wristcam",
         objects=("cubeA", "cubeB"),
     ),
     Task(
         name="PegInsertionSide-v1",
-        instruction="pick up the peg and insert its orange end into the hole in the box",
+        instructions=("pick up the peg and insert its orange end into the hole in the box",),
         episode_length=100,
         robot="panda_wristcam",
         objects=("peg", "box_hole_pose"),
     ),
     Task(
         name="PlugCharger-v1",
-        instruction="pick up the charger and plug it into the receptacle",
+        instructions=("pick up the charger and plug it into the receptacle",),
         episode_length=200,
         robot="panda_wristcam",
         objects=("charger", "goal_pose"),
         dense_reward=False,
+    ),
+    Task(
+        name="PickNamedCube-v1",
+        instructions=("pick up the red cube", "pick up the green cube"),
+        episode_length=50,
+        robot="panda",
+        objects=("red_cube", "green_cube"),
+        chosen_instruction="named",
     ),
 )
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from e0_maniskill.collection import CollectionSettings, collect_episodes, numbers_per_task
 from e0_maniskill.episodes import Episode, load_episode
 from e0_maniskill.selection import Collected, Outcome
-from e0_maniskill.tasks import CONTROL_FREQUENCY, find_task
+from e0_maniskill.tasks import CONTROL_FREQUENCY
 
 RECORD = Path("meta") / "collection.json"
 SMALLEST_FREE_SPACE = 2**20  # bytes; less is a full disk
@@ -190,13 +190,12 @@ def _features(episode: Episode, use_videos: bool) -> dict[str, Any]:
 
 
 def _add_episode(dataset: LeRobotDataset, episode: Episode) -> None:
-    instruction = find_task(episode.task).instruction
     for step in range(episode.length):
         frame: dict[str, np.ndarray | str] = {
             ACTION: episode.actions[step],
             OBS_STATE: episode.proprioception[step],
             OBS_ENV_STATE: episode.environment_state[step],
-            "task": instruction,
+            "task": episode.instruction,
         }
         for camera, images in episode.images.items():
             frame[f"{OBS_IMAGES}.{camera}"] = images[step]

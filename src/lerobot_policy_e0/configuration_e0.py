@@ -21,10 +21,10 @@ class E0Config(PreTrainedConfig):
         horizon: steps of a chunk. n_action_steps: how many of them run before the next chunk.
         vocabulary_size: codes per action dimension. codebook: how they are placed
             (`e0.tokens.ActionTokenizer.fit`).
-    Method (see `e0.heads`, `e0.objectives`, `e0.diffusion`):
-        objective, head, mean_weight, embedding, schedule, time_distribution, sampler, read_out,
-        early_stop, denoising_steps (network evaluations per chunk), noise_draws (per observation in
-        training).
+    Method (see `e0.objectives`, and `e0.policy.PolicySettings` for which applies to which):
+        objective, head, mean_weight, embedding, schedule, time_distribution, sampler, temperature,
+        read_out, early_stop, confidence_noise, remask, denoising_steps (network evaluations per
+        chunk), noise_draws (per observation in training).
     Network:
         preset: a row of `e0.network.presets`. use_instruction: feed the task's text;
         maximum_instruction_bytes: longer instructions are refused, never cut.
@@ -47,8 +47,11 @@ class E0Config(PreTrainedConfig):
     schedule: str = "linear"
     time_distribution: str = "beta"
     sampler: str = "ddim"
+    temperature: float = 1.0
     read_out: str = "argmax"
     early_stop: bool = False
+    confidence_noise: float = 1.0
+    remask: bool = False
     denoising_steps: int = 4
     noise_draws: int = 4
 
@@ -105,6 +108,11 @@ class E0Config(PreTrainedConfig):
             raise ValueError(
                 "maximum_instruction_bytes must be at least 1, got "
                 f"{self.maximum_instruction_bytes}"
+            )
+        if self.compile_model and self.objective == "autoregressive":
+            raise ValueError(
+                "compile_model does not work with objective=autoregressive: its inputs grow with "
+                "every token"
             )
         # The method checks its own settings; do it now, before a dataset is downloaded.
         settings = self._settings(cameras=(), vectors={}, action_dim=1)
@@ -184,15 +192,18 @@ class E0Config(PreTrainedConfig):
             preset=self.preset,
             use_instruction=self.use_instruction,
             vocabulary_size=self.vocabulary_size,
+            objective=self.objective,
             head=self.head,
             mean_weight=self.mean_weight,
             embedding=self.embedding,
             schedule=self.schedule,
             time_distribution=self.time_distribution,
             sampler=self.sampler,
+            temperature=self.temperature,
             read_out=self.read_out,
             early_stop=self.early_stop,
+            confidence_noise=self.confidence_noise,
+            remask=self.remask,
             denoising_steps=self.denoising_steps,
             noise_draws=self.noise_draws,
-            objective=self.objective,
         )

@@ -72,6 +72,7 @@ class E0Policy(PreTrainedPolicy):
     def reset(self) -> None:
         """Forget the rest of the last chunk; LeRobot calls this at the start of an episode."""
         self._queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
+        self.last_chunk: ActionChunk | None = None
 
     def forward(
         self, batch: dict[str, Any], reduction: str = "mean"
@@ -99,10 +100,11 @@ class E0Policy(PreTrainedPolicy):
         return self.predict(batch, **options).actions
 
     def select_action(self, batch: dict[str, Any], **options: Any) -> Tensor:
-        """The next action (B, D); a new chunk is made every `n_action_steps` calls."""
+        """The next action (B, D); a new chunk, kept as `last_chunk`, is made every
+        `n_action_steps` calls."""
         if not self._queue:
-            chunk = self.predict_action_chunk(batch, **options)
-            self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(1))
+            self.last_chunk = self.predict(batch, **options)
+            self._queue.extend(self.last_chunk.actions[:, : self.config.n_action_steps].unbind(1))
         return self._queue.popleft()
 
     def _observation(self, batch: dict[str, Any]) -> Observation:

@@ -110,7 +110,7 @@ def test_dataset_holds_the_successful_episodes(collected: Collected) -> None:
         for step in range(episode.length):
             frame: Any = dataset[next(frames)]
             assert frame["episode_index"] == number
-            assert frame["task"] == find_task(TASK).instruction
+            assert frame["task"] == episode.instruction == find_task(TASK).instruction
             assert float(frame["timestamp"]) == pytest.approx(step / 20)
             for name, expected in (
                 (ACTION, episode.actions),
@@ -175,16 +175,18 @@ def test_unknown_task_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_tasks_follow_each_other(tmp_path: Path, collected: Collected) -> None:
-    """Episodes stand task after task, in the order of seeds."""
-    other = "PickCube-v1"
+    """Episodes stand task after task, in the order of seeds, each with its own instruction."""
+    other = "PickNamedCube-v1"
     request = CollectionRequest((TASK, other), 2, SEED, SETTINGS)
     output = tmp_path / "dataset"
     successes = collected.successes[:2]
     directory = tmp_path / "dataset.partial" / "episodes"
     for task in request.tasks:
         (directory / task).mkdir(parents=True)
-        for seed, episode in enumerate(successes, start=SEED):
-            renamed = replace(episode, task=task, seed=seed)
+        instructions = find_task(task).instructions[::-1]
+        for number, episode in enumerate(successes):
+            instruction, seed = instructions[number % len(instructions)], SEED + number
+            renamed = replace(episode, task=task, instruction=instruction, seed=seed)
             save_episode(renamed, directory / task / f"{seed:08d}.npz")
     settings = {task: SETTINGS.record(task) for task in request.tasks}
     (directory / "settings.json").write_text(
@@ -193,8 +195,8 @@ def test_tasks_follow_each_other(tmp_path: Path, collected: Collected) -> None:
     collect_dataset(request, output, workers=1)
     dataset = open_dataset(output)
     order = [row["tasks"] for row in dataset.meta.episodes]  # pyright: ignore
-    push, pick = ([find_task(task).instruction] for task in request.tasks)
-    assert order == [push, push, pick, pick]
+    push, (red, green) = (find_task(task).instructions for task in request.tasks)
+    assert order == [[*push], [*push], [green], [red]]
 
 
 # A stop at any moment

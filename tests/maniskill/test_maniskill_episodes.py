@@ -1,6 +1,7 @@
 """Experts, their noise, and episode files."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def test_expert_succeeds_within_the_limit(task: str) -> None:
     for seed in SEEDS:
         episode = run_expert(env, seed)
         assert episode.success, f"seed {seed} failed"
+        assert episode.instruction == env.task_description
         assert episode.length <= TASKS[task].episode_length
         assert episode.actions.dtype == np.float32
         assert np.abs(episode.actions).max() <= 1
@@ -118,6 +120,7 @@ def episode() -> Episode:
     rng = np.random.default_rng(0)
     return Episode(
         task="PushCube-v1",
+        instruction="push the cube gently",
         seed=7,
         success=True,
         images={"side": rng.integers(0, 256, (4, 8, 6, 3)).astype(np.uint8)},
@@ -132,11 +135,29 @@ def test_episode_file_holds_everything(episode: Episode, tmp_path: Path) -> None
     assert [file.name for file in tmp_path.iterdir()] == ["episode.npz"]
     loaded = load_episode(tmp_path / "episode.npz")
     assert (loaded.task, loaded.seed, loaded.success) == ("PushCube-v1", 7, True)
+    assert loaded.instruction == "push the cube gently"
     assert loaded.length == 4 and loaded.images.keys() == {"side"}
     np.testing.assert_array_equal(loaded.images["side"], episode.images["side"])
     for name in ("proprioception", "environment_state", "actions"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(episode, name))
         assert getattr(loaded, name).dtype == np.float32
+
+
+def test_file_without_instruction_has_its_tasks_only_one(episode: Episode, tmp_path: Path) -> None:
+    """Such files were written before a task could give several instructions."""
+
+    def older(task: str) -> Path:
+        path = tmp_path / f"{task}.npz"
+        save_episode(replace(episode, task=task), path)
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files if name != "instruction"}
+        np.savez(path, **arrays)
+        return path
+
+    loaded = load_episode(older("PushCube-v1"))
+    assert loaded.instruction == TASKS["PushCube-v1"].instruction
+    with pytest.raises(ValueError, match="not a whole episode file"):
+        load_episode(older("PickNamedCube-v1"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])

@@ -20,16 +20,27 @@ def test_limits_and_goals() -> None:
         "StackCube-v1": 50,
         "PegInsertionSide-v1": 100,
         "PlugCharger-v1": 200,
+        "PickNamedCube-v1": 50,
     }
     assert [name for name, task in TASKS.items() if task.has_goal] == ["PickCube-v1"]
 
 
-def test_limits_are_maniskills() -> None:
+def test_limits_are_the_simulators() -> None:
     import mani_skill.envs  # noqa: F401
     from mani_skill.utils.registration import REGISTERED_ENVS
 
+    import e0_maniskill.named_cube  # noqa: F401
+
     for name, task in TASKS.items():
         assert REGISTERED_ENVS[name].max_episode_steps == task.episode_length
+
+
+def test_a_task_may_give_several_instructions() -> None:
+    several = {name for name, task in TASKS.items() if len(task.instructions) > 1}
+    assert several == {"PickNamedCube-v1"}
+    for name, task in TASKS.items():
+        assert task.instruction == task.instructions[0]
+        assert (task.chosen_instruction is not None) == (name in several)
 
 
 def test_misspelt_task_names_the_closest_and_lists_all() -> None:
