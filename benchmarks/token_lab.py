@@ -1,0 +1,113 @@
+"""Compare all objectives on a small synthetic problem, in minutes and without a GPU.
+
+    python benchmarks/token_lab.py --out results.json --table table.md --figure figure.png
+
+Stopped, it goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from e0.bench.files import write_text
+from e0.bench.synthetic_chunks import ChunkProblem
+from e0.bench.token_lab import (
+    OBJECTIVES,
+    REFERENCES,
+    LabSettings,
+    ResultsFile,
+    UnknownVariantError,
+    parse_variant,
+    plan_runs,
+)
+from e0.bench.token_lab_report import draw_figure, markdown_table
+from e0.bench.token_lab_runner import run_lab
+
+KNOWN = OBJECTIVES | REFERENCES
+QUICK = {
+    "train_steps": 300,
+    "seeds": [0],
+    "bins": [256],
+    "evaluation_contexts": 16,
+    "chunks": 24,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _parser()
+    quick = parser.parse_args(arguments).quick
+    parser.set_defaults(**(QUICK if quick else {}))
+    options = parser.parse_args(arguments)
+    try:
+        settings = LabSettings(
+            problem=ChunkProblem(
+                horizon=options.horizon,
+                action_dim=options.action_dim,
+                modes=options.modes,
+                contexts=options.contexts or None,
+            ),
+            train_steps=options.train_steps,
+            evaluation_contexts=options.evaluation_contexts,
+            chunks=options.chunks,
+        )
+        runs = plan_runs(_variants(options), options.bins, options.seeds)
+        results = ResultsFile(options.out, settings)
+        results.missing(runs)
+    except ValueError as error:
+        parser.error(str(error))
+    rows = run_lab(settings, runs, results, options.workers)
+    table = markdown_table(rows, results.settings)
+    print(f"\n{table}")
+    if options.table is not None:
+        write_text(options.table, table)
+    if options.figure is not None:
+        draw_figure(rows, results.settings, options.figure)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="JSON file of results; finished runs are kept")
+    add("--table", type=Path, help="write the table here, too (Markdown)")
+    add("--figure", type=Path, help="write the figure here (PNG, SVG or PDF)")
+    add("--quick", action="store_true", help="a few minutes on 2 cores: fewer steps, one seed")
+    add(
+        "--objectives", nargs="+", choices=KNOWN, default=list(KNOWN), metavar="NAME",
+        help=f"of: {', '.join(KNOWN)} (default: all)",
+    )  # fmt: skip
+    add(
+        "--variant", action="append", default=[], metavar="NAME:KEY=VALUE,...",
+        help='another variant of the policy, such as "e0 T=.5:objective=e0,temperature=0.5"',
+    )  # fmt: skip
+    add("--bins", type=int, nargs="+", default=[256, 2048], metavar="V")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--train-steps", type=int, default=1200)
+    add("--evaluation-contexts", type=int, default=32)
+    add("--chunks", type=int, default=48, help="sampled in each of these contexts")
+    add("--workers", type=int, default=2, help="runs side by side, one core each")
+    add("--horizon", type=int, default=8)
+    add("--action-dim", type=int, default=4)
+    add("--modes", type=int, default=4)
+    add("--contexts", type=int, default=32, help="of the problem; 0: new ones in every batch")
+    return parser
+
+
+def _variants(options: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """The chosen objectives, the extra variants (not under a known name), then the references."""
+    own: dict[str, dict[str, object]] = {}
+    for text in options.variant:
+        name, overrides = parse_variant(text)
+        if name in KNOWN or name in own:
+            raise UnknownVariantError(f"the name {name!r} is taken; give the variant another one")
+        own[name] = overrides
+    chosen = {name: KNOWN[name] for name in KNOWN if name in options.objectives}
+    references = {name: chosen.pop(name) for name in REFERENCES if name in chosen}
+    return chosen | own | references
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""What the token lab found: a table in Markdown and a figure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, StrMethodFormatter
+
+from e0.bench.benchmark_figures import COLOURS, STYLE
+from e0.bench.token_lab import WITHOUT_STEPS, Row
+
+REFERENCE_INK = "#8b95a1"
+MARKERS = "osD^vP*X"
+PLAIN = StrMethodFormatter("{x:g}")  # no powers of ten
+NOTE = """\
+Mean ± standard deviation over {seeds}; {samples}. K: denoising steps; "own": \
+objectives that fix the number of evaluations themselves, and exact samples (through the \
+vocabulary); their error and total variation stand under the largest K. Error: median absolute \
+error ×10⁻³ of coherent chunks, which may be less than that of exact samples, as these are noisy. \
+Total variation: exact samples reach {floor:.3f}. Steps/s: \
+training, batch {batch}, one core; chunks/s: sampling at the largest K, one core."""
+
+
+def markdown_table(rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    """A line for each variant and vocabulary, in the order of `rows`, and a note on how to read."""
+    ks: list[int] = settings["denoising_steps"]
+    late = [k for k in ks if k in (4, 10)] or ks[-1:]
+    header = ["Objective", "V", *(f"coherence K={k}" for k in ks), "own"]
+    header += [f"{name} K={k}" for name in ("error", "TV") for k in late]
+    header += ["steps/s", "chunks/s"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for variant, bins in dict.fromkeys((row["variant"], row["bins"]) for row in rows):
+        own = [row for row in rows if (row["variant"], row["bins"]) == (variant, bins)]
+        at = {k: [row for row in own if row["denoising_steps"] == k] for k in ks}
+        fixed = [row for row in own if _without_steps(row)]
+        if fixed:
+            at[ks[-1]] = fixed
+        line = [variant, "" if bins is None else str(bins)]
+        line += ["" if fixed else _spread(at[k], "coherence", 2) for k in ks]
+        line.append(_own(fixed))
+        line += [_spread(at[k], "mae", 2) for k in late] + [_spread(at[k], "tv", 3) for k in late]
+        line += [_mean(own, "steps_per_second", 1), _mean(at[ks[-1]], "chunks_per_second", 0)]
+        lines.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_note(rows, settings)}\n"
+
+
+def draw_figure(rows: Sequence[Row], settings: dict[str, Any], path: Path) -> None:
+    """Coherence and error against K, a column for each vocabulary; bands span the seeds."""
+    sizes = sorted({row["bins"] for row in rows if row["bins"] is not None}) or [None]
+    variants = list(dict.fromkeys(row["variant"] for row in rows if row["objective"] != "exact"))
+    references = {row["variant"] for row in rows if row["objective"] == "bayes"}
+    trained = [variant for variant in variants if variant not in references]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.5 * len(sizes) + 2.2, 5.6), layout="constrained")
+        grid = figure.subplots(2, len(sizes), sharex=True, sharey="row", squeeze=False)
+        for column, bins in enumerate(sizes):
+            shown = [row for row in rows if row["bins"] in (bins, None)]
+            for variant in variants:
+                own = [row for row in shown if row["variant"] == variant]
+                look = _look(variant, trained)
+                _draw_lines(grid[0, column], own, "coherence", variant, look)
+                _draw_lines(grid[1, column], own, "mae", variant, look)
+            _draw_floor(grid[1, column], shown)
+            grid[0, column].set_title("" if bins is None else f"{bins} bins", fontsize=9)
+            grid[1, column].set_xlabel("network evaluations per chunk")
+        _label_axes(grid, rows)
+        handles = {}
+        for axes in grid.flat:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        figure.legend(handles.values(), handles.keys(), loc="outside right center")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160)
+
+
+def _draw_lines(axes: Axes, rows: Sequence[Row], metric: str, label: str, look: Any) -> None:
+    """Mean over seeds, and a band from the smallest to the largest."""
+    points = []
+    for evaluations in sorted({row["steps_taken"] for row in rows}):
+        values = _values([row for row in rows if row["steps_taken"] == evaluations], metric)
+        if values:
+            points.append((evaluations, statistics.mean(values), min(values), max(values)))
+    if not points:
+        return
+    x, mean, low, high = zip(*points, strict=True)
+    axes.plot(x, mean, label=label, markersize=5, linewidth=1.5, **look)
+    if len(points) == 1:
+        axes.errorbar(x, mean, [(mean[0] - low[0],), (high[0] - mean[0],)], color=look["color"])
+    else:
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _draw_floor(axes: Axes, rows: Sequence[Row]) -> None:
+    floor = _values([row for row in rows if row["objective"] == "exact"], "mae")
+    if floor:
+        axes.axhline(
+            statistics.mean(floor), color=REFERENCE_INK, linewidth=1, linestyle=":",
+            label="exact samples, encoded",
+        )  # fmt: skip
+
+
+def _label_axes(grid: Any, rows: Iterable[Row]) -> None:
+    ticks = sorted({row["steps_taken"] for row in rows} - {None})
+    for axes in grid.flat:
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(axis="y", alpha=0.3, linewidth=0.5)
+    grid[0, 0].set_ylim(-0.02, 1.02)
+    grid[0, 0].set_ylabel("coherent chunks (share)")
+    grid[1, 0].set_yscale("log", subs=(2, 5))
+    grid[1, 0].yaxis.set_major_formatter(PLAIN)
+    grid[1, 0].yaxis.set_minor_formatter(PLAIN)
+    grid[1, 0].set_ylabel("error of coherent chunks (×10⁻³)")
+
+
+def _look(variant: str, trained: Sequence[str]) -> dict[str, Any]:
+    """Colour and marker of their own for each trained variant; references in grey, dashed."""
+    if variant not in trained:
+        line = "--" if "ordinal" in variant else "-."
+        return {"color": REFERENCE_INK, "marker": "", "linestyle": line}
+    place = trained.index(variant)
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": "-" if place < len(COLOURS) else ":",
+    }
+
+
+def _without_steps(row: Row) -> bool:
+    return row["objective"] in WITHOUT_STEPS or row["denoising_steps"] is None
+
+
+def _own(rows: Sequence[Row]) -> str:
+    """Coherence of an objective without denoising steps, and how many evaluations it took."""
+    if not rows:
+        return ""
+    evaluations = rows[0]["steps_taken"]
+    coherence = _spread(rows, "coherence", 2)
+    return coherence if evaluations is None else f"{coherence} ({evaluations})"
+
+
+def _values(rows: Iterable[Row], metric: str) -> list[float]:
+    return [row[metric] for row in rows if row[metric] is not None]
+
+
+def _mean(rows: Iterable[Row], metric: str, digits: int) -> str:
+    values = _values(rows, metric)
+    return f"{statistics.mean(values):.{digits}f}" if values else ""
+
+
+def _spread(rows: Iterable[Row], metric: str, digits: int) -> str:
+    values = _values(rows, metric)
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}" if values else ""
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _note(rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    seeds = len({row["seed"] for row in rows})
+    contexts, chunks = settings["evaluation_contexts"], settings["chunks"]
+    return NOTE.format(
+        seeds=f"{seeds} seeds" if seeds > 1 else "one seed",
+        samples=f"{contexts} contexts × {chunks} chunks, {settings['train_steps']} training steps",
+        floor=rows[0]["tv_floor"],
+        batch=settings["batch_size"],
+    )
