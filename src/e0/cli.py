@@ -13,10 +13,16 @@ from typing import Annotated
 
 import tyro
 
+from e0.bench.benchmark import BenchmarkSettings, run_benchmark
 from e0.bench.demo import DemoSettings, run_demo
+from e0.bench.summary import markdown
 
 DRY_RUN_SEED = 5000
 DEMO = "Collect, train and evaluate a policy on two tasks, and write a report."
+BENCH = """Measure policies of any LeRobot type on the same episodes, and compare them.
+
+The summary covers what is asked for. Stopped, it goes on where it was, and asking for more
+episodes, tasks or checkpoints extends it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Collect:
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[DemoSettings, tyro.conf.subcommand("demo", description=DEMO)]
+    | Annotated[BenchmarkSettings, tyro.conf.subcommand("bench", description=BENCH)]
 )
 
 
@@ -82,6 +89,11 @@ def collect(command: Collect) -> None:
     print(f"Dataset: {command.output}")
 
 
+def bench(command: BenchmarkSettings) -> None:
+    """`e0 bench`."""
+    print(f"\n{markdown(run_benchmark(command))}\nResults: {command.out}")
+
+
 def dry_run(command: Collect) -> None:
     """Print the experts' success over the seeds from 5000 on, a line per task."""
     from e0.bench.statistics import format_rate
@@ -106,6 +118,8 @@ def main() -> None:
     try:
         if isinstance(command, Collect):
             collect(command)
+        elif isinstance(command, BenchmarkSettings):
+            bench(command)
         else:
             run_demo(command)
     except (ValueError, RuntimeError, OSError) as error:

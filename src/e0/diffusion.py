@@ -176,18 +176,25 @@ def sample_time(
 def cross_entropy(logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
     """Mean cross-entropy of each chunk in nats: (B,).
 
-    logits (B, H, D, V), tokens (B, H, D), valid (B, H) bool. The mean is over the valid steps and
-    all dimensions; a chunk without a valid step gives zero. Computed in float32. Raises
-    ValueError for shapes that do not match.
+    logits (B, H, D, V), tokens (B, H, D), valid (B, H) or (B, H, D) bool. The mean is over the
+    valid tokens; a chunk without any gives zero. Computed in float32. Raises ValueError for shapes
+    that do not match.
     """
-    if logits.shape[:-1] != tokens.shape or valid.shape != tokens.shape[:2]:
+    if logits.shape[:-1] != tokens.shape or valid.shape not in (tokens.shape, tokens.shape[:2]):
         raise ValueError(
-            "expected logits (B, H, D, V), tokens (B, H, D), valid (B, H); got "
+            "expected logits (B, H, D, V), tokens (B, H, D), valid (B, H) or (B, H, D); got "
             f"{tuple(logits.shape)}, {tuple(tokens.shape)}, {tuple(valid.shape)}"
         )
     flat = F.cross_entropy(logits.float().flatten(0, -2), tokens.flatten(), reduction="none")
-    losses = flat.view(tokens.shape).mean(-1).masked_fill(~valid, 0.0)
-    return losses.sum(-1) / valid.sum(-1).clamp_min(1)
+    return mean_over_valid(flat.view(tokens.shape), valid)
+
+
+def mean_over_valid(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of values (B, H, D) over the valid, (B, H) or (B, H, D) bool: (B,); zero without any."""
+    if valid.ndim < values.ndim:
+        valid = valid[..., None].expand_as(values)
+    total = values.masked_fill(~valid, 0.0).flatten(1).sum(-1)
+    return total / valid.flatten(1).sum(-1).clamp_min(1)
 
 
 class Sample(NamedTuple):
@@ -211,6 +218,7 @@ def sample(
     schedule: Schedule,
     steps: int = 4,
     sampler: str = "ddim",
+    temperature: float = 1.0,
     generator: torch.Generator | None = None,
     initial_noise: Tensor | None = None,
     early_stop: bool = False,
@@ -232,6 +240,7 @@ def sample(
     itself, and only x_t remembers how they belong together. With fresh noise alone (ρ = 0) the
     samples would drift from the data's distribution the more steps are taken.
 
+    `temperature` divides the logits before x̂ is formed; 0 takes the most likely codes.
     `initial_noise` (B, H, D, m) replaces the noise at t = 1. `early_stop` ends when no most likely
     token of the batch has changed since the evaluation before, and is the only thing that waits
     for the device. Raises ValueError for fewer than one step, an unknown sampler, or noise or
@@ -270,11 +279,11 @@ def sample(
                 break
             previous = best
         if ancestral:
-            clean = embedding.embed(_draw(logits, generator)).to(dtype)
+            clean = embedding.embed(draw(logits, temperature, generator)).to(dtype)
             noise = torch.randn(noise_shape, device=noisy.device, dtype=dtype, generator=generator)
             noisy = keep[step] * noisy + pull[step] * clean + fresh[step] * noise
         else:
-            clean = embedding.mean(logits.float().softmax(-1)).to(dtype)
+            clean = _predict(logits, embedding, temperature).to(dtype)
             noisy = keep[step] * noisy + pull[step] * clean
         step += 1
     return Sample(logits, posterior_entropy(logits), step + 1, trace if keep_trace else None)
@@ -293,14 +302,27 @@ def _step_coefficients(
     return keep, next_alpha - keep * alpha, fresh
 
 
-def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw tokens (..., D) from logits (..., D, V) by the Gumbel-max trick.
+def _predict(logits: Tensor, embedding: TokenEmbedding, temperature: float) -> Tensor:
+    """x̂ (B, H, D, m): the posterior mean, or the most likely codes' embeddings at temperature 0."""
+    if temperature == 0:
+        return embedding.embed(logits.argmax(-1))
+    return embedding.mean((logits.float() / temperature).softmax(-1))
 
-    torch.multinomial would wait for the device to check its argument.
+
+def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """Draw tokens (..., D) from logits (..., D, V) / temperature; at 0 take the most likely.
+
+    By the Gumbel-max trick: torch.multinomial would wait for the device to check its argument.
     """
     logits = logits.float()
-    exponential = torch.empty_like(logits).exponential_(generator=generator)
-    return (logits - exponential.log_()).argmax(-1)
+    if temperature == 0:
+        return logits.argmax(-1)
+    return (logits / temperature + gumbel(logits, generator)).argmax(-1)
+
+
+def gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard Gumbel noise in the shape of `like`."""
+    return -torch.empty_like(like).exponential_(generator=generator).log_()
 
 
 def posterior_entropy(logits: Tensor) -> Tensor:

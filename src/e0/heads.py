@@ -12,9 +12,14 @@ Shapes: B chunks, H steps, D action dimensions, V codes, K coefficients.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from e0.diffusion import OrdinalEmbedding, cross_entropy, mean_over_valid
+from e0.tokens import ActionTokenizer
 
 HEADS = ("cosine", "linear")
 COEFFICIENTS = 64
@@ -51,3 +56,49 @@ def cosine_logits(coefficients: Tensor, basis: Tensor) -> Tensor:
     """Logits (B, H, D, V) of coefficients (B, H, D, K), in float32 also under autocast."""
     with torch.autocast(coefficients.device.type, enabled=False):
         return torch.einsum("bhdk,dkv->bhdv", coefficients.float(), basis)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenHead:
+    """Head and loss of every objective that predicts codes, so that they differ in nothing else.
+
+    The loss is the cross-entropy plus `mean_weight` times the squared error of the codes' mean
+    value Σ p c, in standard deviations of the data. The exact posterior is the minimum of both, so
+    the second term changes no optimum, but it tells a wrong guess in which direction the truth
+    lies.
+
+    Raises ValueError for an unknown head and a negative weight.
+    """
+
+    tokenizer: ActionTokenizer
+    kind: str = "cosine"
+    mean_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        head_width(self.kind, self.tokenizer.vocabulary_size)
+        if not self.mean_weight >= 0:
+            raise ValueError(f"mean_weight must not be negative, got {self.mean_weight}")
+
+    @property
+    def width(self) -> int:
+        """Network outputs for every (step, dimension)."""
+        return head_width(self.kind, self.tokenizer.vocabulary_size)
+
+    def logits(self) -> Callable[[Tensor], Tensor]:
+        """A function from outputs (B, H, D, width) to logits (B, H, D, V) over the codes that each
+        dimension really has. Make it once per chunk: it holds tables."""
+        count, size = self.tokenizer.code_count, self.tokenizer.vocabulary_size
+        bias = padding_bias(count, size)
+        if self.kind == "linear":
+            return lambda outputs: outputs.float() + bias
+        basis = cosine_basis(count, size)
+        return lambda outputs: cosine_logits(outputs, basis) + bias
+
+    def loss(self, logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Loss of each chunk (B,), over the valid ones of tokens (B, H, D); see `cross_entropy`."""
+        losses = cross_entropy(logits, tokens, valid)
+        if self.mean_weight > 0:
+            values = OrdinalEmbedding(self.tokenizer)
+            error = values.mean(logits.float().softmax(-1)) - values.embed(tokens)
+            losses = losses + self.mean_weight * mean_over_valid(error[..., 0].square(), valid)
+        return losses

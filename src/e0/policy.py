@@ -15,10 +15,22 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from e0.heads import TokenHead
 from e0.network.policy_network import Observation, PolicyNetwork
 from e0.network.presets import find_preset
-from e0.objectives import ActionChunk, E0Objective, Objective
+from e0.objectives import (
+    ActionChunk,
+    AutoregressiveObjective,
+    E0Objective,
+    FlowObjective,
+    HybridObjective,
+    MaskedObjective,
+    Objective,
+    RegressionObjective,
+)
 from e0.tokens import ActionTokenizer
+
+OBJECTIVES = ("e0", "flow", "hybrid", "masked", "autoregressive", "regression")
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,9 @@ class PolicySettings:
     """Everything that a policy's weights depend on, and its sampling defaults.
 
     cameras: names of the images; vectors: name and size of the normalized vector features.
+    objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
+    schedule, sampler, read_out, early_stop: of e0. time_distribution: of e0, flow and hybrid.
+    temperature: of e0, masked and autoregressive. confidence_noise, remask: of masked.
     """
 
     cameras: tuple[str, ...]
@@ -35,17 +50,20 @@ class PolicySettings:
     preset: str = "tiny"
     use_instruction: bool = True
     vocabulary_size: int = 256
+    objective: str = "e0"
     head: str = "cosine"
     mean_weight: float = 1.0
     embedding: str = "ordinal"
     schedule: str = "linear"
     time_distribution: str = "beta"
     sampler: str = "ddim"
+    temperature: float = 1.0
     read_out: str = "argmax"
     early_stop: bool = False
+    confidence_noise: float = 1.0
+    remask: bool = False
     denoising_steps: int = 4
     noise_draws: int = 4
-    objective: str = "e0"
 
     def __post_init__(self) -> None:
         for name in ("action_dim", "horizon", "denoising_steps", "noise_draws"):
@@ -55,19 +73,32 @@ class PolicySettings:
 
 def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Objective:
     """The objective named in the settings; ValueError lists the known ones."""
-    if settings.objective != "e0":
-        raise ValueError(f"unknown objective {settings.objective!r}; known: e0")
-    return E0Objective(
-        tokenizer,
-        head=settings.head,
-        mean_weight=settings.mean_weight,
-        embedding_name=settings.embedding,
-        schedule_name=settings.schedule,
-        time_distribution=settings.time_distribution,
-        sampler=settings.sampler,
-        read_out=settings.read_out,
-        early_stop=settings.early_stop,
-    )
+    head = TokenHead(tokenizer, settings.head, settings.mean_weight)
+    match settings.objective:
+        case "e0":
+            return E0Objective(
+                head,
+                embedding_name=settings.embedding,
+                schedule_name=settings.schedule,
+                time_distribution=settings.time_distribution,
+                sampler=settings.sampler,
+                temperature=settings.temperature,
+                read_out=settings.read_out,
+                early_stop=settings.early_stop,
+            )
+        case "flow":
+            return FlowObjective(tokenizer, settings.time_distribution)
+        case "hybrid":
+            return HybridObjective(head, settings.time_distribution)
+        case "masked":
+            return MaskedObjective(
+                head, settings.temperature, settings.confidence_noise, settings.remask
+            )
+        case "autoregressive":
+            return AutoregressiveObjective(head, settings.temperature)
+        case "regression":
+            return RegressionObjective(tokenizer)
+    raise ValueError(f"unknown objective {settings.objective!r}; known: {', '.join(OBJECTIVES)}")
 
 
 class Policy(nn.Module):
@@ -86,6 +117,7 @@ class Policy(nn.Module):
             action_dim=settings.action_dim,
             input_width=self.objective.input_width,
             output_width=self.objective.output_width,
+            causal=self.objective.causal,
             use_instruction=settings.use_instruction,
         )
 

@@ -153,7 +153,7 @@ class ActionTokenizer(torch.nn.Module):
         A value halfway between two codes takes the lower one; a value beyond the first or last
         code takes that code (see `count_out_of_range`). Raises ValueError for NaN or infinity.
         """
-        values = self._check_actions(actions)
+        values = self.check(actions)
         columns = values.reshape(-1, self.action_dim).T.contiguous()
         tokens = torch.searchsorted(self._boundaries(), columns)
         tokens = torch.minimum(tokens, self.code_count[:, None] - 1)
@@ -178,13 +178,25 @@ class ActionTokenizer(torch.nn.Module):
         dimension = torch.arange(self.action_dim, device=tokens.device)
         return self.codebook[dimension, tokens]
 
+    def check(self, actions: ArrayLike) -> Tensor:
+        """Actions (..., D) as float32 on the codebooks' device. Raises ValueError for another size
+        of the last axis, NaN or infinity, TokenizerNotFittedError without codebooks."""
+        self.require_fitted()
+        values = torch.as_tensor(actions, dtype=torch.float32, device=self.codebook.device)
+        if values.ndim == 0 or values.shape[-1] != self.action_dim:
+            raise ValueError(
+                f"actions must have shape (..., {self.action_dim}), got {tuple(values.shape)}"
+            )
+        _check_finite(values, "actions")
+        return values
+
     def count_out_of_range(self, actions: ArrayLike) -> Tensor:
         """How many values of actions (..., D) each dimension's codes do not cover: int64 (D,).
 
         Covered is what lies between the first and the last code, or beyond them by no more than
         half the neighbouring gap between codes.
         """
-        values = self._check_actions(actions).reshape(-1, self.action_dim)
+        values = self.check(actions).reshape(-1, self.action_dim)
         codebook = self.codebook
         first, last = codebook[:, 0], codebook[:, -1]
         before_last = codebook.gather(1, (self.code_count - 2).clamp_min(0)[:, None])[:, 0]
@@ -195,7 +207,7 @@ class ActionTokenizer(torch.nn.Module):
 
     def round_trip_error(self, actions: ArrayLike) -> RoundTripError:
         """Measure `decode(encode(actions))` on at least one action (..., D)."""
-        values = self._check_actions(actions).reshape(-1, self.action_dim)
+        values = self.check(actions).reshape(-1, self.action_dim)
         if len(values) == 0:
             raise ValueError("cannot measure the round-trip error of no actions: got 0 rows")
         error = (self.decode(self.encode(values)) - values).double()
@@ -228,16 +240,6 @@ class ActionTokenizer(torch.nn.Module):
         middle = lower + (upper - lower) / 2
         # Between neighbouring floats the middle may round up to the upper code itself.
         return torch.where(middle < upper, middle, lower)
-
-    def _check_actions(self, actions: ArrayLike) -> Tensor:
-        self.require_fitted()
-        values = torch.as_tensor(actions, dtype=torch.float32, device=self.codebook.device)
-        if values.ndim == 0 or values.shape[-1] != self.action_dim:
-            raise ValueError(
-                f"actions must have shape (..., {self.action_dim}), got {tuple(values.shape)}"
-            )
-        _check_finite(values, "actions")
-        return values
 
     def _read_statistics(
         self, statistics: Mapping[str, ArrayLike], names: list[str]

@@ -36,7 +36,7 @@ def test_help_names_every_command(
 ) -> None:
     code, out, _ = run_here(["--help"], monkeypatch, capsys)
     assert code == 0
-    for name in ("collect", "demo", "e0 train", "lerobot-train"):
+    for name in ("collect", "demo", "bench", "e0 train", "lerobot-train"):
         assert name in words(out)
 
 
@@ -106,6 +106,19 @@ def test_demo_in_another_demos_directory_is_refused(
     code, _, err = run_here(["demo", f"--output={tmp_path}"], monkeypatch, capsys)
     assert code == 1
     assert re.fullmatch(r"e0: .* holds a demo with another .*training_steps.*", err)
+
+
+def test_benchmark_of_no_checkpoint_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = tmp_path / "nothing", tmp_path / "out"
+    flags = ["--checkpoints", str(checkpoint), "--tasks", "PushCube-v1", f"--out={out}"]
+    code, _, err = run_here(["bench", *flags], monkeypatch, capsys)
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        f"e0: {checkpoint} is not a LeRobot checkpoint directory: it does not exist"
+    )
+    assert not out.exists()
 
 
 def test_training_takes_the_flags_of_lerobot() -> None:

@@ -1,73 +1,28 @@
-"""Closed-loop evaluation: an episode's result depends on its job alone, and is kept once."""
+"""Closed-loop evaluation: an episode's result depends on its job alone."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.policies import make_pre_post_processors
+from made_checkpoints import IMAGE, save_act, save_policy
 from PIL import Image
 
-from e0.bench.closed_loop import (
-    EpisodeJob,
-    EpisodeResult,
-    EvaluationSettings,
-    Runner,
-    clip_path,
-    evaluate,
-    read_results,
-)
-from lerobot_policy_e0 import E0Config, E0Policy
+from e0.bench.closed_loop import Assignment, Runner, RunnerSettings, clip_path
+from e0.bench.environments import EnvironmentSettings
+from e0.bench.episodes import EpisodeJob, EpisodeResult
 
 TASK = "PushCube-v1"
 LENGTH = 6
-IMAGE = "observation.images.base_camera"
-JOBS = [EpisodeJob(TASK, seed) for seed in (11, 12, 13)]
+STATE_ONLY = EnvironmentSettings(
+    "maniskill", ("proprioception=compact", "state_only=true", f"episode_length={LENGTH}")
+)
+JOBS = [EpisodeJob("e0", TASK, seed) for seed in (11, 12, 13)]
 
 
-def save_policy(directory: Path, state_size: int, image_size: int | None = None) -> Path:
-    """A checkpoint with random weights, as LeRobot's training loop would write it."""
-    torch.manual_seed(0)
-    inputs = {
-        "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
-        "observation.environment_state": PolicyFeature(FeatureType.ENV, (state_size,)),
-    }
-    if image_size is not None:
-        inputs[IMAGE] = PolicyFeature(FeatureType.VISUAL, (3, image_size, image_size))
-    config = E0Config(
-        input_features=inputs,
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))},
-        n_action_steps=4,
-        device="cpu",
-        push_to_hub=False,
-    )
-    policy = E0Policy(config)
-    policy.model.tokenizer.fit(torch.empty(500, 7).uniform_(-1, 1), config.codebook)
-    # A new network's last layer is zero, and its actions would not depend on what it sees.
-    for parameter in policy.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    policy.save_pretrained(directory)
-    statistics = {
-        name: {"mean": torch.zeros(feature.shape), "std": torch.ones(feature.shape)}
-        for name, feature in inputs.items()
-    }
-    for processor in make_pre_post_processors(config, dataset_stats=statistics):
-        processor.save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> EvaluationSettings:
-    checkpoint = save_policy(tmp_path_factory.mktemp("checkpoint"), state_size=17)
-    environment = {"proprioception": "compact", "state_only": True, "episode_length": LENGTH}
-    return EvaluationSettings(checkpoint, environment, denoising_steps=2)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """As in the worker processes: the number of threads changes the last bits of a sum."""
     threads = torch.get_num_threads()
@@ -77,147 +32,125 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def runner(settings: EvaluationSettings, one_thread: None) -> Runner:
-    return Runner(settings)
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    checkpoint = save_policy(tmp_path_factory.mktemp("e0"), state_size=17)
+    return Runner(RunnerSettings(checkpoint, STATE_ONLY, denoising_steps=2))
 
 
 @pytest.fixture(scope="module")
-def expected(runner: Runner) -> list[EpisodeResult]:
-    return [runner.run(job) for job in JOBS]
+def act(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    return Runner(RunnerSettings(save_act(tmp_path_factory.mktemp("act"), 17), STATE_ONLY))
 
 
-def test_result_follows_from_the_job_alone(runner: Runner, expected: list[EpisodeResult]) -> None:
-    again = [runner.run(job) for job in reversed(JOBS)]
-    assert again[::-1] == expected
-    for result in expected:
-        assert (result.steps, len(result.entropy)) == (LENGTH, 2)
-        assert all(0 < entropy < np.log(256) for entropy in result.entropy)
-    assert len({result.total_reward for result in expected}) == len(JOBS)
+def run(runner: Runner, job: EpisodeJob, instructions: tuple[str, ...] = ()) -> EpisodeResult:
+    """The result without the one thing that differs every time."""
+    result = runner.run(Assignment(job, runner.settings, instructions))
+    assert result.latency_ms > 0
+    return replace(result, latency_ms=0.0)
 
 
-def test_noise_of_the_policy_follows_the_seed(runner: Runner) -> None:
-    """The same observation with another seed gives other actions, so the seed really counts."""
-    observation, _ = runner.environment(TASK).reset(seed=11)
-    batch = runner.batch(observation, "push", blackout=False)
-
-    def chunk(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return runner.policy.predict(batch, steps=2, generator=generator).actions
-
-    torch.testing.assert_close(chunk(1), chunk(1), rtol=0, atol=0)
-    assert not torch.equal(chunk(1), chunk(2))
-
-
-def test_actions_stay_in_the_action_space(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = runner.environment(TASK)
-    step, actions = env.step, []
-
-    def watched(action: np.ndarray) -> Any:
-        actions.append(action)
-        return step(action)
-
-    monkeypatch.setattr(env, "step", watched)
-    for job in JOBS:
-        runner.run(job)
-    assert len(actions) == LENGTH * len(JOBS)
-    assert all(env.action_space.contains(action) for action in actions)
-    assert np.ptp(actions, axis=0).min() > 0.1, "these actions would stay in any space"
-
-
-def test_evaluation_goes_on_where_it_was_cut_short(
-    settings: EvaluationSettings, expected: list[EpisodeResult], tmp_path: Path
-) -> None:
-    """Another process gives what the runner in this one gives; what is kept is not run again."""
-    file = tmp_path / "results" / "episodes.jsonl"
-    file.parent.mkdir()
-    kept = replace(expected[0], total_reward=123.0)  # to tell it from a new run
-    cut = json.dumps(asdict(expected[1]))[:-20]
-    file.write_text(json.dumps(asdict(kept)) + "\n" + cut)
-    seen: list[EpisodeResult] = []
-    order = [JOBS[2], JOBS[0], JOBS[1], JOBS[2]]
-    results = evaluate(order, settings, file, workers=1, on_result=seen.append)
-    assert results == [expected[2], kept, expected[1], expected[2]]
-    assert sorted(result.seed for result in seen) == [12, 13]
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert sorted(line["seed"] for line in lines) == [11, 12, 13]
-    assert read_results(file) == [kept, *seen]
-    # All is there: no process is started, and the file stays as it is.
-    before = file.read_bytes()
-    assert evaluate(JOBS, settings, file, workers=1, on_result=seen.append) == [
-        kept,
-        expected[1],
-        expected[2],
-    ]
-    assert (len(seen), file.read_bytes()) == (2, before)
-
-
-@pytest.mark.parametrize("line", ["not json", '{"seed": 1}', "[1, 2]", "7"])
-def test_foreign_line_is_refused(
-    line: str, settings: EvaluationSettings, expected: list[EpisodeResult], tmp_path: Path
-) -> None:
-    file = tmp_path / "episodes.jsonl"
-    content = line + "\n" + json.dumps(asdict(expected[0])) + "\n"
-    file.write_text(content)
-    with pytest.raises(ValueError, match=r"episodes\.jsonl holds a line that is not an episode"):
-        evaluate(JOBS, settings, file, workers=1)
-    assert file.read_text() == content
-
-
-def test_no_results_yet(tmp_path: Path) -> None:
-    assert read_results(tmp_path / "episodes.jsonl") == []
-
-
-@pytest.fixture(scope="module")
-def seeing(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Runner:
-    """A runner of a policy with a camera; makes no environment by itself."""
-    directory = tmp_path_factory.mktemp("seeing")
-    checkpoint = save_policy(directory / "checkpoint", state_size=3, image_size=32)
-    environment = {"proprioception": "compact", "image_size": 32, "episode_length": LENGTH}
-    return Runner(EvaluationSettings(checkpoint, environment, 1, directory / "clips"))
-
-
-def test_blackout_changes_the_images_only(seeing: Runner) -> None:
-    rng = np.random.default_rng(0)
-    observation = {
-        "pixels": {"base_camera": rng.integers(1, 256, (32, 32, 3), np.uint8)},
-        "agent_pos": rng.normal(size=4).astype(np.float32),
-        "environment_state": rng.normal(size=3).astype(np.float32),
-    }
-    pixels = observation["pixels"]["base_camera"].copy()
-    usual, black = (seeing.batch(observation, "push", blackout) for blackout in (False, True))
-    np.testing.assert_allclose(
-        usual[IMAGE][0].permute(1, 2, 0).numpy(), pixels.astype(np.float32) / 255, atol=1e-6
-    )
-    assert black[IMAGE].shape == usual[IMAGE].shape
-    assert not black[IMAGE].any()
-    for name in ("observation.state", "observation.environment_state"):
-        assert torch.equal(usual[name], black[name])
-    assert usual["task"] == black["task"] == ["push"]
-    np.testing.assert_array_equal(observation["pixels"]["base_camera"], pixels)
-
-
-def test_episode_with_a_blackout(
-    seeing: Runner, rendering: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predict, brightest = seeing.policy.predict, []
+def watch(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The batches that the policy gets, with its options, as they come."""
+    select, seen = runner.policy.select_action, []
 
     def watched(batch: dict[str, Any], **options: Any) -> Any:
-        brightest.append(float(batch[IMAGE].max()))
-        return predict(batch, **options)
+        seen.append(batch | {"options": options})
+        return select(batch, **options)
 
-    monkeypatch.setattr(seeing.policy, "predict", watched)
-    jobs = [EpisodeJob(TASK, 11), EpisodeJob(TASK, 11, blackout=True)]
-    results = [seeing.run(job) for job in jobs]
-    chunks = len(results[0].entropy)
-    assert all(value > 0.2 for value in brightest[:chunks])
-    assert brightest[chunks:] == [0.0] * len(results[1].entropy)
-    assert [result.job for result in results] == jobs
-    assert results[0].entropy != results[1].entropy, "the policy's images have no effect"
-    directory = seeing.settings.clips
-    assert directory is not None
-    for job, result in zip(jobs, results, strict=True):
-        with Image.open(clip_path(directory, job)) as clip:
+    monkeypatch.setattr(runner.policy, "select_action", watched)
+    return seen
+
+
+def test_result_follows_from_the_job_alone(runner: Runner) -> None:
+    results = [run(runner, job) for job in JOBS]
+    torch.manual_seed(5)
+    np.random.seed(5)
+    assert [run(runner, job) for job in reversed(JOBS)][::-1] == results
+    for job, result in zip(JOBS, results, strict=True):
+        assert result.job == job
+        assert (result.steps, result.chunks, len(result.entropy)) == (LENGTH, 2, 2)
+        assert all(0 < entropy < np.log(256) for entropy in result.entropy)
+        assert result.clipped_steps == 0, "tokens lie in the action space"
+    assert len({result.total_reward for result in results}) == len(JOBS)
+
+
+def test_noise_of_the_policy_follows_the_seed(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the scene draws: with the same observations, another seed is another episode."""
+    environment = runner.environment(TASK)
+    reset = environment.reset
+    monkeypatch.setattr(environment, "reset", lambda seed: reset(11))
+    first, second = (run(runner, job) for job in JOBS[:2])
+    assert first.total_reward != second.total_reward
+
+
+def test_denoising_steps_reach_the_policy(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch(runner, monkeypatch)
+    run(runner, JOBS[0])
+    assert [batch["options"] for batch in seen] == [{"steps": 2}] * LENGTH
+    assert runner.policy.last_chunk.steps_taken == 2
+
+
+def test_a_policy_of_another_type(act: Runner) -> None:
+    """LeRobot's ACT: three steps a chunk, no entropy; actions outside the space are counted."""
+    results = [run(act, job) for job in JOBS]
+    assert [run(act, job) for job in JOBS] == results
+    for result in results:
+        assert (result.steps, result.chunks, result.entropy) == (LENGTH, 2, [])
+    assert sum(result.clipped_steps for result in results) > 0
+
+
+def test_wrong_instruction_is_drawn_by_the_seed(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch(runner, monkeypatch)
+    right = runner.environment(TASK).instruction
+    offered = (right, "sing", "dance", "cook")
+    told = []
+    for seed in range(20, 26):
+        seen.clear()
+        result = run(runner, EpisodeJob("e0", TASK, seed, "instruction"), offered)
+        assert {tuple(batch["task"]) for batch in seen} == {(result.instruction,)}
+        told.append(result.instruction)
+    assert right not in told
+    assert len(set(told)) > 1
+    again = run(runner, EpisodeJob("e0", TASK, 20, "instruction"), offered[::-1])
+    assert again.instruction == told[0]
+    assert run(runner, JOBS[0]).instruction == right
+    with pytest.raises(ValueError, match=f"needs an instruction other than '{right}'"):
+        run(runner, EpisodeJob("e0", TASK, 20, "instruction"), (right,))
+
+
+def test_blackout_changes_the_images_only(
+    tmp_path: Path, rendering: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = save_policy(tmp_path / "checkpoint", state_size=3, image_size=32)
+    options = ("proprioception=compact", "image_size=32", f"episode_length={LENGTH}")
+    settings = RunnerSettings(
+        checkpoint, EnvironmentSettings("maniskill", options), 1, tmp_path / "clips"
+    )
+    runner = Runner(settings)
+    seen = watch(runner, monkeypatch)
+    jobs = [EpisodeJob("e0", TASK, 11), EpisodeJob("e0", TASK, 11, "blackout")]
+    usual, dark = (run(runner, job) for job in jobs)
+    first, blind = seen[0], seen[usual.steps]
+    assert all(batch[IMAGE].max() > 0.2 for batch in seen[: usual.steps])
+    assert not any(batch[IMAGE].any() for batch in seen[usual.steps :])
+    assert first[IMAGE].shape == blind[IMAGE].shape == (1, 3, 32, 32)
+    for name in ("observation.state", "observation.environment_state"):
+        assert torch.equal(first[name], blind[name])
+    assert first["task"] == blind["task"]
+    assert usual.entropy != dark.entropy, "the policy's images have no effect"
+    for job, result in zip(jobs, (usual, dark), strict=True):
+        with Image.open(clip_path(tmp_path / "clips", job)) as clip:
             assert clip.size == (32, 32)
             assert getattr(clip, "n_frames", 1) == result.steps + 1
             # The camera goes on seeing; only the policy does not.
             assert np.asarray(clip.convert("RGB")).max() > 50
+
+
+def test_result_survives_its_line(runner: Runner) -> None:
+    result = run(runner, JOBS[0])
+    assert EpisodeResult.from_json(result.to_json()) == result
+    assert '"return": ' in result.to_json()

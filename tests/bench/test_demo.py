@@ -177,7 +177,7 @@ def test_demo_with_images(rendering: None, tmp_path: Path) -> None:
     assert_schema(results, state_only=False)
     evaluation = settings.output / "evaluation"
     lines = (evaluation / "episodes.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["blackout"] for line in lines) == [False, True]
+    assert sorted(json.loads(line)["control"] for line in lines) == ["blackout", "none"]
     clips = sorted(path.name for path in (evaluation / "clips").iterdir())
     assert clips == [f"{TASK}-{EVALUATION_SEED}-blackout.webp", f"{TASK}-{EVALUATION_SEED}.webp"]
     page = (settings.output / "report.html").read_text()

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from e0 import Observation, Policy, PolicySettings, objectives
+from e0 import Observation, Policy, PolicySettings
 from e0.diffusion import Corrupted, Schedule, corrupt
 from e0.network.language import encode_instructions
 from e0.network.presets import PRESETS, find_preset
+from e0.objectives import diffusion
 
 RANKS, BATCH, DRAWS, H, D = 2, 4, 2, 3, 2
 
@@ -62,8 +63,8 @@ def share(rows: slice) -> tuple[Observation, Tensor, Tensor]:
     def fixed_corrupt(clean: Tensor, t: Tensor, schedule: Schedule) -> Corrupted:
         return corrupt(clean, t, schedule, noise=noise)
 
-    objectives.sample_time = lambda *_, **__: time
-    objectives.corrupt = fixed_corrupt
+    diffusion.sample_time = lambda *_, **__: time
+    diffusion.corrupt = fixed_corrupt
     instruction = encode_instructions(["push", "pull", "open", "close"], 64, 8)[rows]
     observation = Observation({"front": images[rows]}, {"state": states[rows]}, instruction)
     return observation, actions[rows], torch.ones(BATCH, H, dtype=torch.bool)[rows]
@@ -97,8 +98,8 @@ def work(rank: int, directory: str) -> None:
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undoes after the test what `make_loss` and `share` change."""
     monkeypatch.setitem(PRESETS, "small", find_preset("tiny"))
-    monkeypatch.setattr(objectives, "sample_time", objectives.sample_time)
-    monkeypatch.setattr(objectives, "corrupt", objectives.corrupt)
+    monkeypatch.setattr(diffusion, "sample_time", diffusion.sample_time)
+    monkeypatch.setattr(diffusion, "corrupt", diffusion.corrupt)
 
 
 @pytest.mark.usefixtures("restored")

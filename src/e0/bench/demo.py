@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,14 +21,11 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from e0.bench.closed_loop import (
-    EpisodeJob,
-    EpisodeResult,
-    EvaluationSettings,
-    Runner,
-    evaluate,
-)
+from e0.bench.closed_loop import Assignment, Runner, RunnerSettings, episode_pool, evaluate
 from e0.bench.demo_report import write_demo_report
+from e0.bench.environments import EnvironmentSettings
+from e0.bench.episodes import EpisodeJob, EpisodeLog, EpisodeResult
+from e0.bench.files import write_json
 from e0.bench.statistics import format_rate
 
 EVALUATION_SEED = 700_000
@@ -91,9 +87,9 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
             checkpoint = _train(settings, state_only=not renders)
         with phases.time("evaluate"):
             episodes = _evaluate(settings, checkpoint, state_only=not renders)
-        runner = Runner(_evaluation_settings(settings, checkpoint, not renders))
+        runner = Runner(_runner_settings(settings, checkpoint, not renders))
         results = _results(settings, episodes, phases, memory, runner, state_only=not renders)
-    _write_json(settings.output / "results.json", results)
+    write_json(settings.output / "results.json", results)
     write_demo_report(settings, results, episodes, runner)
     for task, result in results["tasks"].items():
         print(f"{task}: {format_rate(result['successes'], result['episodes'])}")
@@ -117,7 +113,7 @@ class Phases:
         finally:
             spent = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
-            _write_json(self.path, self.seconds)
+            write_json(self.path, self.seconds)
 
 
 class PeakMemory:
@@ -137,7 +133,7 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        _write_json(self.path, self.megabytes)
+        write_json(self.path, self.megabytes)
 
     def _watch(self) -> None:
         import psutil
@@ -166,7 +162,7 @@ def _remember_settings(settings: DemoSettings, state_only: bool) -> None:
                 f"{settings.output} holds a demo with another {', '.join(different)}; remove it or "
                 "choose another --output"
             )
-    _write_json(path, current)
+    write_json(path, current)
 
 
 def _collect(settings: DemoSettings, state_only: bool) -> None:
@@ -268,42 +264,32 @@ def _follow(process: subprocess.Popen, directory: Path, steps: int) -> None:
                 bar.update(int(rows[-1]["step"]) - bar.n)
 
 
-def _evaluation_settings(
-    settings: DemoSettings, checkpoint: Path, state_only: bool
-) -> EvaluationSettings:
-    return EvaluationSettings(
+def _runner_settings(settings: DemoSettings, checkpoint: Path, state_only: bool) -> RunnerSettings:
+    options = settings.environment(state_only).items()
+    return RunnerSettings(
         checkpoint,
-        settings.environment(state_only),
+        EnvironmentSettings("maniskill", tuple(f"{name}={value}" for name, value in options)),
         settings.denoising_steps,
         None if state_only else settings.output / "evaluation" / "clips",
     )
 
 
 def _evaluate(settings: DemoSettings, checkpoint: Path, state_only: bool) -> list[EpisodeResult]:
+    runner = _runner_settings(settings, checkpoint, state_only)
     jobs = [
-        EpisodeJob(task, EVALUATION_SEED + number, blackout)
-        for blackout, count in (
-            (False, settings.evaluation_episodes),
-            (True, 0 if state_only else settings.blackout_episodes),
+        EpisodeJob("e0", task, EVALUATION_SEED + number, control)
+        for control, count in (
+            ("none", settings.evaluation_episodes),
+            ("blackout", 0 if state_only else settings.blackout_episodes),
         )
         for task in settings.tasks
         for number in range(count)
     ]
-    path = settings.output / "evaluation" / "episodes.jsonl"
-    with tqdm(total=len(jobs), desc="Evaluating", unit="episode") as bar:
-
-        def count(_: EpisodeResult) -> None:
-            bar.update()
-
-        results = evaluate(
-            jobs,
-            _evaluation_settings(settings, checkpoint, state_only),
-            path,
-            workers=settings.workers,
-            on_result=count,
-        )
-        bar.update(len(jobs) - bar.n)
-    return results
+    with EpisodeLog(settings.output / "evaluation" / "episodes.jsonl") as log:
+        if any(job not in log.results for job in jobs):
+            with episode_pool(runner.environment, settings.workers) as pool:
+                evaluate([Assignment(job, runner) for job in jobs], log, pool)
+        return [log.results[job] for job in jobs]
 
 
 def _results(
@@ -318,8 +304,8 @@ def _results(
 
     tasks = {}
     for task in settings.tasks:
-        seeing = [e for e in episodes if e.task == task and not e.blackout]
-        blind = [e for e in episodes if e.task == task and e.blackout]
+        seeing = [e for e in episodes if e.task == task and e.control == "none"]
+        blind = [e for e in episodes if e.task == task and e.control == "blackout"]
         tasks[task] = {
             "successes": sum(e.success for e in seeing),
             "episodes": len(seeing),
@@ -345,12 +331,12 @@ def chunk_latency(runner: Runner, task: str, repetitions: int = 200) -> dict[str
     """Milliseconds from an observation as the environment gives it to a chunk of actions."""
     import numpy as np
 
-    env = runner.environment(task)
-    observation, _ = env.reset(seed=0)
+    environment = runner.environment(task)
+    observation = environment.reset(seed=0)
     times = []
     for _ in range(repetitions + 20):
         start = time.perf_counter()
-        batch = runner.batch(observation, env.task_description, blackout=False)
+        batch = runner.batch(environment, observation, environment.instruction)
         chunk = runner.policy.predict(batch, steps=runner.settings.denoising_steps)
         runner.postprocess(chunk.actions[0])
         times.append(1e3 * (time.perf_counter() - start))
@@ -360,10 +346,3 @@ def chunk_latency(runner: Runner, task: str, repetitions: int = 200) -> dict[str
         "p95": round(float(np.percentile(kept, 95)), 2),
         "n": len(kept),
     }
-
-
-def _write_json(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(data, indent=1, default=str))
-    os.replace(draft, path)

@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e0.bench.closed_loop import EpisodeJob, EpisodeResult, Runner, clip_path
+from e0.bench.closed_loop import Runner, clip_path
+from e0.bench.episodes import EpisodeJob, EpisodeResult
 from e0.bench.report import Clip, Report, success_figure, write_report
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def write_demo_report(
     from lerobot_policy_e0.collection import ACTION_NAMES
     from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
 
-    seeing = [e for e in episodes if not e.blackout]
+    seeing = [e for e in episodes if e.control == "none"]
     by_task = {task: [e for e in seeing if e.task == task] for task in settings.tasks}
     posterior, image = _posterior(runner, seeing[-1].job)
     report = Report(
@@ -51,16 +52,16 @@ def _posterior(runner: Runner, job: EpisodeJob) -> tuple[Any, Any]:
     """Posterior (K, H, D, V) at every denoising step of an episode's first chunk, and its image."""
     import torch
 
-    env = runner.environment(job.task)
-    observation, _ = env.reset(seed=job.seed)
+    environment = runner.environment(job.task)
+    observation = environment.reset(job.seed)
     chunk = runner.policy.predict(
-        runner.batch(observation, env.task_description, blackout=False),
+        runner.batch(environment, observation, environment.instruction),
         steps=runner.settings.denoising_steps,
         generator=torch.Generator(runner.policy.config.device or "cpu").manual_seed(job.seed),
         keep_trace=True,
     )
     posterior = torch.stack(chunk.trace)[:, 0].float().softmax(-1).cpu().numpy()
-    return posterior, None if runner.settings.clips is None else env.render()
+    return posterior, None if runner.settings.clips is None else environment.render()
 
 
 def _round_trip(dataset: Path, runner: Runner, names: list[str]) -> list[dict[str, Any]]:
@@ -96,7 +97,8 @@ def _clips(episodes: list[EpisodeResult], directory: Path | None) -> list[Clip]:
         others = [e for e in candidates[1:] if e.task != candidates[0].task] + candidates[1:]
         chosen += first + others[:1]
     return [
-        Clip(e.task, e.seed, e.success, e.blackout, clip_path(directory, e.job)) for e in chosen
+        Clip(e.task, e.seed, e.success, e.control == "blackout", clip_path(directory, e.job))
+        for e in chosen
     ]
 
 

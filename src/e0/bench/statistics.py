@@ -1,11 +1,17 @@
-"""How sure a measured success rate is."""
+"""How sure a measured success rate is, a difference of two, and a prediction of failure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import comb, sqrt
 from numbers import Integral
 from statistics import NormalDist
+
+import numpy as np
+
+SIGNIFICANCE = 0.05
+FEWEST_EPISODES = 20  # with fewer, no verdict
 
 
 def wilson_interval(successes: int, episodes: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -71,3 +77,207 @@ class Rate:
 
     def __str__(self) -> str:
         return format_rate(self.successes, self.episodes)
+
+
+class PairingError(ValueError):
+    """Two policies were not measured on the same episodes."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Paired successes of two policies on the same episodes of one task."""
+
+    n: int
+    only_first: int
+    only_second: int
+
+
+Outcomes = Mapping[tuple[str, int], bool]
+
+
+def paired(first: Outcomes, second: Outcomes) -> dict[str, Pairs]:
+    """Pair the successes of two policies, given as (task, seed) -> success; by task.
+
+    Raises PairingError unless both hold exactly the same (task, seed).
+    """
+    if first.keys() != second.keys():
+        lonely = sorted(first.keys() ^ second.keys())
+        raise PairingError(
+            f"{len(lonely)} episodes were run by one of the two only, the first being "
+            f"(task, seed) {lonely[0]}; run both on the same tasks and seeds"
+        )
+    pairs = {}
+    for task in dict.fromkeys(task for task, _ in first):
+        both = [(first[key], second[key]) for key in first if key[0] == task]
+        pairs[task] = Pairs(len(both), both.count((True, False)), both.count((False, True)))
+    return pairs
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Two-sided exact p of McNemar's test, from the numbers of episodes that only one solved.
+
+    Under equal success each such episode is a fair coin, so this is the binomial test of
+    `only_first` in `only_first + only_second` at 1/2. Source: Q. McNemar, Psychometrika 12 (1947);
+    exact form: A. Agresti, "Categorical Data Analysis" (2013), section 11.1.
+
+    Raises ValueError for negative counts.
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError(f"counts must not be negative, got {only_first} and {only_second}")
+    n = only_first + only_second
+    tail = sum(comb(n, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def difference(pairs: Iterable[Pairs]) -> float:
+    """Success rate of the first policy minus that of the second, over all episodes."""
+    pairs = list(pairs)
+    return sum(p.only_first - p.only_second for p in pairs) / sum(p.n for p in pairs)
+
+
+def difference_interval(
+    pairs: Iterable[Pairs],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of `difference`: episodes are drawn anew within each task.
+
+    Every task keeps its number of episodes (a stratified bootstrap). None where every draw is the
+    same, as when both policies solved the same episodes: the bootstrap then knows nothing of the
+    spread. Source: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993),
+    chapters 8 and 13.
+    """
+    pairs, rng = list(pairs), np.random.default_rng(seed)
+    total = np.zeros(resamples)
+    for p in pairs:
+        # Drawing n episodes with replacement is drawing how many are of each kind.
+        shares = np.array([p.only_first, p.only_second, p.n - p.only_first - p.only_second]) / p.n
+        first, second, _ = rng.multinomial(p.n, shares, size=resamples).T
+        total += first - second
+    total /= sum(p.n for p in pairs)
+    return _percentiles(total, confidence)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for testing all of them, by Holm's step-down method, in the given order.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
+    Journal of Statistics 6 (1979).
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def verdict(first: str, second: str, n: int, difference: float, adjusted_p: float) -> str:
+    """What a paired comparison of n episodes allows to say."""
+    if n < FEWEST_EPISODES:
+        return too_few(n)
+    if adjusted_p >= SIGNIFICANCE:
+        return "not distinguishable"
+    return f"{first if difference > 0 else second} ahead"
+
+
+def too_few(n: int) -> str:
+    """The verdict on n episodes, where these are not enough."""
+    return f"too few episodes for a claim (n = {n})"
+
+
+@dataclass(frozen=True)
+class Discrimination:
+    """How well a score tells failures from successes. `auc` is the probability that a failure has a
+    higher score than a success of the same stratum; .5 is chance. interval: None where every
+    resample is the same, as at an auc of 1. successes, failures: those in strata with both."""
+
+    auc: float
+    interval: tuple[float, float] | None
+    successes: int
+    failures: int
+
+
+def failure_auc(
+    scores: Sequence[float],
+    failures: Sequence[bool],
+    strata: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Discrimination | None:
+    """Area under the ROC curve of a score that predicts failure; ties count one half.
+
+    Only pairs of the same stratum (task) are compared, so that a hard task with high scores does
+    not pass for foresight. The interval is a percentile bootstrap that draws failures and successes
+    of each stratum anew. None if no stratum holds both. Sources: J. A. Hanley and B. J. McNeil,
+    Radiology 143 (1982), for the area as a share of pairs; X. Robin et al., "pROC", BMC
+    Bioinformatics 12 (2011), for the stratified bootstrap.
+    """
+    score, failed, stratum = np.asarray(scores, float), np.asarray(failures, bool), list(strata)
+    if not len(score) == len(failed) == len(stratum):
+        raise ValueError("scores, failures and strata must be of the same length")
+    if not np.isfinite(score).all():
+        raise ValueError("scores must be finite")
+    rng = np.random.default_rng(seed)
+    wins, samples, pairs, successes, failed_too = 0.0, np.zeros(resamples), 0, 0, 0
+    for name in dict.fromkeys(stratum):
+        inside = np.array([other == name for other in stratum])
+        high, low = score[inside & failed], score[inside & ~failed]
+        if len(high) and len(low):
+            better = (high[:, None] > low) + 0.5 * (high[:, None] == low)
+            wins, pairs = wins + better.sum(), pairs + better.size
+            successes, failed_too = successes + len(low), failed_too + len(high)
+            # A resample is a table of how often each failure and each success was drawn.
+            drawn_high = rng.multinomial(len(high), np.full(len(high), 1 / len(high)), resamples)
+            drawn_low = rng.multinomial(len(low), np.full(len(low), 1 / len(low)), resamples)
+            samples += np.einsum("rh,hl,rl->r", drawn_high, better, drawn_low, optimize=True)
+    if not pairs:
+        return None
+    interval = _percentiles(samples / pairs, confidence)
+    return Discrimination(float(wins / pairs), interval, successes, failed_too)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Episodes whose score lies between two quantiles (shares) of its stratum's scores."""
+
+    low: float
+    high: float
+    failures: Rate
+
+
+def reliability_bins(
+    scores: Sequence[float], failures: Sequence[bool], strata: Sequence[str], bins: int
+) -> list[Bin]:
+    """Failure rate of episodes in equally wide ranges of the score's rank within its stratum.
+
+    Equal scores share their mean rank and so their bin; a bin without episodes is left out. Source
+    of the diagram: A. H. Murphy and R. L. Winkler, Applied Statistics 26 (1977). Raises ValueError
+    for fewer than one bin.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    score, failed, stratum = np.asarray(scores, float), np.asarray(failures, bool), list(strata)
+    place = np.zeros(len(score), int)
+    for name in dict.fromkeys(stratum):
+        inside = np.array([other == name for other in stratum])
+        own = score[inside]
+        below = (own[:, None] > own).mean(1) + 0.5 * (own[:, None] == own).mean(1)
+        place[inside] = np.minimum(bins - 1, (bins * below).astype(int))
+    return [
+        Bin(i / bins, (i + 1) / bins, Rate(int(failed[place == i].sum()), int((place == i).sum())))
+        for i in range(bins)
+        if (place == i).any()
+    ]
+
+
+def _percentiles(samples: np.ndarray, confidence: float) -> tuple[float, float] | None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    if np.ptp(samples) == 0:
+        return None
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -21,6 +21,7 @@ from e0.network.presets import Preset
 from e0.network.transformer import (
     Block,
     ConditionedBlock,
+    DecodingCache,
     KeyValue,
     KeyValueProjection,
     RMSNorm,
@@ -53,7 +54,10 @@ class Prefix(NamedTuple):
 
 class PolicyNetwork(nn.Module):
     """The transformer of a policy. `input_width` numbers come in and `output_width` go out for
-    every (step, dimension): the objective says how many and what they mean."""
+    every (step, dimension): the objective says how many and what they mean.
+
+    With `causal` every (step, dimension) is a token of its own, which sees only those before it.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class PolicyNetwork(nn.Module):
         action_dim: int,
         input_width: int,
         output_width: int,
+        causal: bool = False,
         use_instruction: bool = True,
     ) -> None:
         super().__init__()
@@ -73,8 +78,9 @@ class PolicyNetwork(nn.Module):
         self.preset = preset
         self.cameras = tuple(cameras)
         self.vectors = dict(vectors)
-        self.horizon, self.action_dim = horizon, action_dim
-        self.output_width = output_width
+        self.causal, self.output_width = causal, output_width
+        self.tokens = horizon * action_dim if causal else horizon
+        self.token_dim = 1 if causal else action_dim
         width, action_width = preset.prefix.width, preset.suffix.width
 
         self.tower = (
@@ -98,13 +104,15 @@ class PolicyNetwork(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(64, action_width), nn.SiLU(), nn.Linear(action_width, action_width), nn.SiLU()
         )
-        self.action_in = nn.Linear(action_dim * input_width, action_width)
-        self.step_identity = nn.Parameter(torch.randn(horizon, action_width) * 0.02)
+        self.action_in = (
+            nn.Linear(self.token_dim * input_width, action_width) if input_width else None
+        )
+        self.step_identity = nn.Parameter(torch.randn(self.tokens, action_width) * 0.02)
         self.suffix_blocks = nn.ModuleList(
             ConditionedBlock(preset.suffix, action_width) for _ in range(preset.depth)
         )
         self.suffix_norm = RMSNorm(action_width)
-        self.action_out = nn.Linear(action_width, action_dim * output_width)
+        self.action_out = nn.Linear(action_width, self.token_dim * output_width)
 
     def encode_prefix(self, observation: Observation) -> Prefix:
         """Encode an observation once; every denoising step and noise draw reuses the result.
@@ -123,25 +131,38 @@ class PolicyNetwork(nn.Module):
         layers.append(self.prefix_key_value(self.prefix_norm(tokens), table))
         return Prefix(layers, mask)
 
-    def denoise(self, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
-        """`noisy` (B·R, H, D, input width), `time` (B·R,) in [0, 1] -> (B·R, H, D, output width).
+    def denoise(
+        self, prefix: Prefix, noisy: Tensor, time: Tensor, cache: DecodingCache | None = None
+    ) -> Tensor:
+        """`noisy` (B·R, H, D, input width), `time` (B·R,) in [0, 1] -> (B·R, H, D, output width);
+        (H·D, 1) in place of (H, D) for a causal network.
 
         Row b·R + r belongs to observation b. The R draws of one observation are laid side by side
         as one sequence in which a draw sees the prefix and itself, so the prefix is never copied.
+        With a `cache` (causal, R = 1) `noisy` holds only the tokens after those in the cache, which
+        is extended in place.
         """
         batch = prefix.mask.shape[0]
-        draws = noisy.shape[0] // batch
-        x = self.action_in(noisy.flatten(2)) + self.step_identity
-        x = x.view(batch, draws * self.horizon, -1)
+        draws, count = noisy.shape[0] // batch, noisy.shape[1]
+        start = cache.length if cache else 0
+        x = self.step_identity[start : start + count].expand(noisy.shape[0], -1, -1)
+        if self.action_in is not None:
+            x = x + self.action_in(noisy.flatten(2))
+        x = x.reshape(batch, draws * count, -1)
         condition = self.time(sinusoidal(time, 64, 4e-3, 4.0).to(x.dtype)).view(batch, draws, -1)
-        steps = torch.arange(self.horizon, device=x.device).repeat(draws)
-        positions = prefix.mask.sum(-1, keepdim=True) + steps
+        places = torch.arange(start, start + count, device=x.device)
+        positions = prefix.mask.sum(-1, keepdim=True) + places.repeat(draws)
         table = rotation(positions, self.preset.suffix.head_width)
-        mask = _suffix_mask(prefix.mask, draws, self.horizon)
-        for block, key_value in zip(self.suffix_blocks, prefix.layers, strict=True):
-            x = block(x, condition, table, key_value, mask)
+        mask = _suffix_mask(prefix.mask, draws, start, count, self.causal)
+        layers = cache.layers if cache and cache.layers else prefix.layers
+        seen = []
+        for block, key_value in zip(self.suffix_blocks, layers, strict=True):
+            x, key_value = block(x, condition, table, key_value, mask)
+            seen.append(key_value)
+        if cache is not None:
+            cache.layers, cache.length = seen, start + count
         out = self.action_out(self.suffix_norm(x))
-        return out.view(batch * draws, self.horizon, self.action_dim, self.output_width)
+        return out.view(batch * draws, count, self.token_dim, self.output_width)
 
     def compile_denoising(self) -> None:
         """Run `denoise` through torch.compile from now on; the first calls take a minute."""
@@ -171,12 +192,19 @@ class PolicyNetwork(nn.Module):
         return tokens, mask
 
 
-def _suffix_mask(prefix_mask: Tensor, draws: int, horizon: int) -> Tensor:
-    """(B, 1, R·H, P + R·H): a step sees the prefix' real tokens and the steps of its own draw."""
-    draw = torch.arange(draws, device=prefix_mask.device).repeat_interleave(horizon)
-    own = (draw[:, None] == draw[None, :]).expand(len(prefix_mask), -1, -1)
-    seen = prefix_mask[:, None, :].expand(-1, draws * horizon, -1)
-    return torch.cat((seen, own), dim=-1)[:, None]
+def _suffix_mask(prefix_mask: Tensor, draws: int, earlier: int, count: int, causal: bool) -> Tensor:
+    """(B, 1, R·T, P + earlier + R·T): one of the T = `count` tokens of a draw sees the prefix' real
+    tokens, all `earlier` ones of a cache and those of its own draw, if causal up to itself."""
+    device = prefix_mask.device
+    draw = torch.arange(draws, device=device).repeat_interleave(count)
+    own = draw[:, None] == draw[None, :]
+    if causal:
+        place = torch.arange(count, device=device).repeat(draws)
+        own = own & (place[None, :] <= place[:, None])
+    if earlier:
+        own = torch.cat((own.new_ones(len(own), earlier), own), dim=-1)
+    seen = prefix_mask[:, None, :].expand(-1, draws * count, -1)
+    return torch.cat((seen, own.expand(len(prefix_mask), -1, -1)), dim=-1)[:, None]
 
 
 def _module_name(feature: str) -> str:

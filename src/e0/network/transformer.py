@@ -9,7 +9,7 @@ Shapes: B batch, T tokens, C width, N heads, G key/value heads (N is a multiple 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -43,6 +43,15 @@ class KeyValue(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+@dataclass
+class DecodingCache:
+    """What causal decoding keeps between calls: for each layer the keys and values of the prefix
+    and of the action tokens so far, of which there are `length`. Starts empty."""
+
+    layers: list[KeyValue] = field(default_factory=list)
+    length: int = 0
 
 
 class Rotation(NamedTuple):
@@ -136,11 +145,12 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, table: Rotation, context: KeyValue | None, mask: Tensor | None
     ) -> tuple[Tensor, KeyValue]:
-        """Attend from `x` (B, T, C) to [context, x]; `mask` (B, 1, T, keys), True = may look."""
+        """Attend from `x` (B, T, C) to [context, x]; `mask` (B, 1, T, keys), True = may look.
+
+        Returns the output (B, T, C), and the keys and values of [context, x]."""
         batch, tokens, _ = x.shape
         query = self.query(x).view(batch, tokens, self.shape.heads, -1).transpose(1, 2)
-        own = self.key_value(x, table)
-        keys, values = own
+        keys, values = self.key_value(x, table)
         if context is not None:
             keys = torch.cat((context.keys, keys), dim=2)
             values = torch.cat((context.values, values), dim=2)
@@ -151,7 +161,8 @@ class Attention(nn.Module):
             attn_mask=mask,
             enable_gqa=self.shape.heads != self.shape.key_value_heads,
         )
-        return self.output(attended.transpose(1, 2).reshape(batch, tokens, -1)), own
+        output = self.output(attended.transpose(1, 2).reshape(batch, tokens, -1))
+        return output, KeyValue(keys, values)
 
 
 class GatedMLP(nn.Module):
@@ -195,8 +206,9 @@ class ConditionedBlock(nn.Module):
 
     def forward(
         self, x: Tensor, condition: Tensor, table: Rotation, context: KeyValue, mask: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, KeyValue]:
         normed, gate = self.attention_norm(x, condition)
-        x = x + gate * self.attention(normed, table, context, mask)[0]
+        attended, key_value = self.attention(normed, table, context, mask)
+        x = x + gate * attended
         normed, gate = self.mlp_norm(x, condition)
-        return x + gate * self.mlp(normed)
+        return x + gate * self.mlp(normed), key_value

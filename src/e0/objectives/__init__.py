@@ -1,0 +1,29 @@
+"""What a policy learns and how it samples: one file per objective, everything else is shared.
+
+e0              continuized discrete diffusion of tokens (ours)
+flow            continuous diffusion: flow matching of actions
+hybrid          flow and one-hot E0 in one network
+masked          discrete diffusion by masking tokens
+autoregressive  one token after another
+regression      the actions at once
+"""
+
+from e0.objectives.autoregressive import AutoregressiveObjective
+from e0.objectives.diffusion import E0Objective
+from e0.objectives.flow import FlowObjective
+from e0.objectives.hybrid import HybridObjective
+from e0.objectives.interface import ActionChunk, Denoise, Objective
+from e0.objectives.masked import MaskedObjective
+from e0.objectives.regression import RegressionObjective
+
+__all__ = [
+    "ActionChunk",
+    "AutoregressiveObjective",
+    "Denoise",
+    "E0Objective",
+    "FlowObjective",
+    "HybridObjective",
+    "MaskedObjective",
+    "Objective",
+    "RegressionObjective",
+]

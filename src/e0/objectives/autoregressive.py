@@ -1,0 +1,87 @@
+"""One token after another, through all dimensions of all steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from e0.diffusion import draw, posterior_entropy
+from e0.heads import TokenHead
+from e0.network.transformer import DecodingCache
+from e0.objectives.diffusion import require_temperature
+from e0.objectives.interface import ActionChunk, Denoise, refuse_noise, require_steps
+
+
+@dataclass(frozen=True, eq=False)
+class AutoregressiveObjective:
+    """Next-token prediction over (step, dimension), as RT-2 (arXiv 2307.15818) and OpenVLA do.
+
+    The number of evaluations is H·D, one per token, whatever number of steps is asked for; keys
+    and values of earlier tokens are kept. Raises ValueError for a negative temperature.
+    """
+
+    head: TokenHead
+    temperature: float = 1.0
+
+    causal = True
+
+    def __post_init__(self) -> None:
+        require_temperature(self.temperature)
+
+    @property
+    def input_width(self) -> int:
+        return self.head.tokenizer.vocabulary_size
+
+    @property
+    def output_width(self) -> int:
+        return self.head.width
+
+    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+        tokens = self.head.tokenizer.encode(actions)
+        before = self._embed(tokens.flatten(1)).roll(1, dims=1)
+        before[:, 0] = 0.0  # nothing comes before the first token
+        outputs = denoise(before, before.new_zeros(len(before)))
+        logits = self.head.logits()(outputs.view(*tokens.shape, -1))
+        return self.head.loss(logits, tokens, valid)
+
+    def sample(
+        self,
+        denoise: Denoise,
+        batch: int,
+        horizon: int,
+        *,
+        steps: int,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        keep_trace: bool = False,
+    ) -> ActionChunk:
+        require_steps(steps)
+        refuse_noise(noise, "autoregressive")
+        tokenizer = self.head.tokenizer
+        to_logits, cache = self.head.logits(), DecodingCache()
+        before = torch.zeros(batch, 1, 1, self.input_width, device=tokenizer.codebook.device)
+        time = before.new_zeros(batch)
+        tokens, entropy, trace = [], [], []
+        for place in range(horizon * tokenizer.action_dim):
+            outputs = denoise(before, time, cache)
+            every = to_logits(outputs.expand(-1, -1, tokenizer.action_dim, -1))
+            logits = every[:, 0, place % tokenizer.action_dim]
+            tokens.append(draw(logits, self.temperature, generator))
+            entropy.append(posterior_entropy(logits))
+            if keep_trace:
+                trace.append(logits)
+            before = self._embed(tokens[-1][:, None])
+        chunk = (batch, horizon, tokenizer.action_dim)
+        return ActionChunk(
+            tokenizer.decode(torch.stack(tokens, 1).view(chunk)),
+            torch.stack(entropy, 1).view(chunk),
+            len(tokens),
+            trace if keep_trace else None,
+        )
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """One-hot inputs (B, n, 1, V) of tokens (B, n)."""
+        return F.one_hot(tokens, self.input_width).float()[:, :, None]

@@ -1,0 +1,81 @@
+"""Continuous diffusion: flow matching of the actions themselves, as in pi-0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from e0.diffusion import mean_over_valid, sample_time
+from e0.objectives.interface import ActionChunk, Denoise, require_steps, starting_noise
+from e0.tokens import ActionTokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class FlowObjective:
+    """Flow matching (Lipman et al., arXiv 2210.02747) with pi-0's choices (arXiv 2410.24164): the
+    straight path x_t = (1 - t) a + t ε, the velocity ε - a as the target, t ~ Beta(1.5, 1), and
+    Euler steps from noise (t = 1) to the actions (t = 0).
+
+    The tokenizer only standardizes the actions and tells their range: what comes out beyond the
+    range of the demonstrations is set to its end, as codes cannot leave it either.
+    """
+
+    tokenizer: ActionTokenizer
+    time_distribution: str = "beta"
+
+    causal = False
+    input_width = 1
+    output_width = 1
+
+    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+        valid = valid.repeat_interleave(draws, dim=0)
+        clean = standardize(self.tokenizer, actions).repeat_interleave(draws, dim=0)
+        clean = clean.masked_fill(~valid[..., None], 0.0)  # padded steps carry no signal
+        time = sample_time(len(clean), self.time_distribution, device=clean.device)
+        noise = torch.randn_like(clean)
+        velocity = denoise(interpolate(clean, noise, time)[..., None], time)[..., 0]
+        error = velocity.float() - (noise - clean)
+        return mean_over_valid(error.square(), valid).view(-1, draws).mean(1)
+
+    def sample(
+        self,
+        denoise: Denoise,
+        batch: int,
+        horizon: int,
+        *,
+        steps: int,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        keep_trace: bool = False,
+    ) -> ActionChunk:
+        require_steps(steps)
+        device = self.tokenizer.codebook.device
+        shape = (batch, horizon, self.tokenizer.action_dim, 1)
+        x = starting_noise(noise, shape, generator, device)
+        times = 1 - torch.arange(steps, device=device, dtype=torch.float32) / steps
+        for time in times:
+            x = x - denoise(x, time.expand(batch)).float() / steps
+        return ActionChunk(to_actions(self.tokenizer, x[..., 0]), None, steps, None)
+
+
+def interpolate(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """(1 - t) clean + t noise, of (B, H, D) at the times (B,)."""
+    t = time[:, None, None]
+    return (1 - t) * clean + t * noise
+
+
+def standardize(tokenizer: ActionTokenizer, actions: Tensor) -> Tensor:
+    """Actions (..., D) with mean 0 and deviation 1 over the data the tokenizer was fitted to.
+
+    Raises ValueError for NaN or infinity, TokenizerNotFittedError if it was not fitted.
+    """
+    return (tokenizer.check(actions) - tokenizer.center) / tokenizer.scale
+
+
+def to_actions(tokenizer: ActionTokenizer, standardized: Tensor) -> Tensor:
+    """The inverse of `standardize`, kept within the range of the codebooks."""
+    tokenizer.require_fitted()
+    actions = standardized * tokenizer.scale + tokenizer.center
+    return actions.clamp(tokenizer.codebook[:, 0], tokenizer.codebook[:, -1])

@@ -1,0 +1,108 @@
+"""What an objective is: a loss and a sampler that know nothing of images or transformers.
+
+An objective sees the network as a callable that is already bound to an encoded observation.
+
+Shapes: B observations, R noise draws per observation, H steps, D action dimensions, V codes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from e0.network.transformer import DecodingCache
+
+
+class Denoise(Protocol):
+    """The network, bound to an observation: `noisy` (B·R, H, D, input width) and `time` (B·R,) to
+    (B·R, H, D, output width). For a causal objective (H, D) is (H·D, 1), and with a cache the
+    inputs are only the tokens that follow those in the cache."""
+
+    def __call__(
+        self, noisy: Tensor, time: Tensor, cache: DecodingCache | None = None
+    ) -> Tensor: ...
+
+
+class ActionChunk(NamedTuple):
+    """A sampled chunk.
+
+    actions: (B, H, D) in action units. entropy: (B, H, D) nats of each token's posterior, low means
+    confident; None for an objective without a posterior. steps_taken: network evaluations. trace:
+    the logits of each evaluation, where asked for and where there are any.
+    """
+
+    actions: Tensor
+    entropy: Tensor | None
+    steps_taken: int
+    trace: list[Tensor] | None
+
+
+class Objective(Protocol):
+    """`input_width` numbers go into the network and `output_width` come out, for every
+    (step, dimension)."""
+
+    @property
+    def input_width(self) -> int: ...
+
+    @property
+    def output_width(self) -> int: ...
+
+    @property
+    def causal(self) -> bool:
+        """Whether every (step, dimension) is a token of its own that sees only those before it;
+        otherwise a step is one token and sees all steps."""
+        ...
+
+    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+        """Loss of each observation (B,), from actions (B, H, D) in action units and valid (B, H).
+
+        `denoise` gets B·R rows, the R draws of an observation next to each other; R is `draws`, or
+        1 where nothing is drawn."""
+        ...
+
+    def sample(
+        self,
+        denoise: Denoise,
+        batch: int,
+        horizon: int,
+        *,
+        steps: int,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        keep_trace: bool = False,
+    ) -> ActionChunk:
+        """Draw one chunk for each of `batch` observations with `steps` network evaluations, if the
+        objective leaves their number open.
+
+        `noise` replaces the noise that sampling starts from. Raises ValueError for fewer than one
+        step, and for noise of another shape or where sampling starts from none.
+        """
+        ...
+
+
+def refuse_noise(noise: Tensor | None, objective: str) -> None:
+    """Raise ValueError if noise is given to an objective that does not start from noise."""
+    if noise is not None:
+        raise ValueError(f"the {objective} objective starts from no noise; leave `noise` out")
+
+
+def require_steps(steps: int) -> None:
+    """Raise ValueError for fewer than one denoising step."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+
+def starting_noise(
+    noise: Tensor | None,
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Tensor:
+    """The given noise, checked, or standard normal numbers of this shape."""
+    if noise is None:
+        return torch.randn(shape, device=device, generator=generator)
+    if noise.shape != shape:
+        raise ValueError(f"noise must have shape {shape}, got {tuple(noise.shape)}")
+    return noise.to(device=device, dtype=torch.float32)
