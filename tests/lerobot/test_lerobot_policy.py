@@ -28,6 +28,7 @@ from small_dataset import (
 )
 from torch import Tensor
 
+from e0 import ActionChunk
 from lerobot_policy_e0 import E0Config, E0Policy
 from lerobot_policy_e0.dataset import read_actions
 from lerobot_policy_e0.modeling_e0 import CheckpointError
@@ -212,17 +213,21 @@ def test_actions_are_queued_and_reset_forgets_them(
     policy, preprocess, _ = build(image_dataset)
     batch = preprocess(dict(raw_batch))
     chunks: list[Tensor] = []
-    predict = policy.predict_action_chunk
-    monkeypatch.setattr(
-        policy,
-        "predict_action_chunk",
-        lambda batch, **options: chunks.append(predict(batch, **options)) or chunks[-1],
-    )
+    predict = policy.predict
+
+    def watched(batch: dict[str, Any], **options: Any) -> ActionChunk:
+        chunk = predict(batch, **options)
+        chunks.append(chunk.actions)
+        return chunk
+
+    monkeypatch.setattr(policy, "predict", watched)
     actions = [policy.select_action(batch, noise=noise()) for _ in range(7)]
+    assert policy.last_chunk is not None and policy.last_chunk.actions is chunks[-1]
     assert len(chunks) == 3  # n_action_steps = 3: steps 0-2, 3-5 and 6
     for index, action in enumerate(actions):
         assert torch.equal(action, chunks[index // 3][:, index % 3])
     policy.reset()
+    assert policy.last_chunk is None
     policy.select_action(batch, noise=noise())
     assert len(chunks) == 4
 
