@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ from e0.objectives import (
 )
 from e0.tokens import ActionTokenizer
 
-OBJECTIVES = ("e0", "flow", "hybrid", "masked", "autoregressive", "regression")
+ObjectiveName = Literal["e0", "flow", "hybrid", "masked", "autoregressive", "regression"]
+OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from e0.bench.demo import EVALUATION_SEED, DemoMismatchError, DemoSettings, _lock, run_demo
+from e0.bench.demo import EVALUATION_SEED, DemoMismatchError, DemoSettings, run_demo
+from e0.bench.training_run import lock
 from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
 
 TASK = "PushCube-v1"
@@ -189,8 +190,8 @@ def test_demo_with_images(rendering: None, tmp_path: Path) -> None:
 def test_two_trainings_into_one_directory_are_refused(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     with log.open("a") as first, log.open("a") as second:
-        _lock(first)
+        lock(first)
         with pytest.raises(RuntimeError, match="another process is still training into"):
-            _lock(second)
+            lock(second)
     with log.open("a") as third:
-        _lock(third)
+        lock(third)

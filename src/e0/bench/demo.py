@@ -6,20 +6,16 @@ command can be repeated at any time.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any
 
-from tqdm import tqdm
+import tyro
 
 from e0.bench.closed_loop import Assignment, Runner, RunnerSettings, episode_pool, evaluate
 from e0.bench.demo_report import write_demo_report
@@ -27,6 +23,8 @@ from e0.bench.environments import EnvironmentSettings
 from e0.bench.episodes import EpisodeJob, EpisodeLog, EpisodeResult
 from e0.bench.files import write_json
 from e0.bench.statistics import format_rate
+from e0.bench.training_run import train
+from e0.policy import ObjectiveName
 
 EVALUATION_SEED = 700_000
 TRAINING_SEED = 100_000
@@ -39,7 +37,8 @@ class DemoSettings:
     demonstrations: expert episodes, one number for every task or one for each. action_noise:
     disturbance while collecting, in action units. hold_steps: steps recorded after success.
     vector_noise: noise on proprioception in training (see `lerobot_policy_e0.E0Config`).
-    blackout_episodes: evaluation episodes repeated with black images.
+    blackout_episodes: evaluation episodes repeated with black images. objective: what the policy
+    learns (`e0.objectives`).
     """
 
     output: Path = Path("outputs/demo")
@@ -50,6 +49,7 @@ class DemoSettings:
     training_steps: int = 2200
     batch_size: int = 64
     noise_draws: int = 2
+    objective: Annotated[ObjectiveName, tyro.conf.arg(name="policy.objective")] = "e0"
     learning_rate: float = 2e-3
     vector_noise: float = 0.08
     n_action_steps: int = 2
@@ -84,7 +84,8 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
         with phases.time("collect"):
             _collect(settings, state_only=not renders)
         with phases.time("train"):
-            checkpoint = _train(settings, state_only=not renders)
+            training = _training(settings, state_only=not renders)
+            checkpoint = train(training, settings.output / "train")
         with phases.time("evaluate"):
             episodes = _evaluate(settings, checkpoint, state_only=not renders)
         runner = Runner(_runner_settings(settings, checkpoint, not renders))
@@ -181,87 +182,32 @@ def _collect(settings: DemoSettings, state_only: bool) -> None:
     collect_dataset(request, settings.output / "dataset", workers=settings.workers)
 
 
-def _train(settings: DemoSettings, state_only: bool) -> Path:
-    """Train with LeRobot's loop in a process of its own; return the checkpoint's directory."""
-    directory = settings.output / "train"
-    # LeRobot points this link to a checkpoint once all of it is written.
-    last = directory / "checkpoints" / "last"
-    final = last.with_name(f"{settings.training_steps:06d}")
-    if last.resolve() == final.resolve():
-        return final / "pretrained_model"
-    log = settings.output / "train.log"
-    with log.open("a") as file:
-        _lock(file)
-        if last.exists():
-            config = last / "pretrained_model" / "train_config.json"
-            flags = [f"--config_path={config}", "--resume=true"]
-        else:
-            shutil.rmtree(directory, ignore_errors=True)  # cut short before its first checkpoint
-            flags = _training_flags(settings, directory, state_only)
-        command = [sys.executable, "-m", "lerobot_policy_e0.training", *flags]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            _follow(process, directory, settings.training_steps)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait()
-    if process.returncode != 0 or last.resolve() != final.resolve():
-        tail = "\n".join(log.read_text().splitlines()[-15:])
-        raise RuntimeError(f"the training failed; the end of {log}:\n{tail}")
-    return final / "pretrained_model"
-
-
-def _lock(log: TextIO) -> None:
-    """Hold the log's lock, which the training inherits with its output: it may outlive a killed
-    demo, and a second one in the same directory would spoil both."""
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RuntimeError(
-            f"another process is still training into {Path(log.name).parent}; wait for it or end it"
-        ) from error
-
-
-def _training_flags(settings: DemoSettings, directory: Path, state_only: bool) -> list[str]:
-    return [
-        "--dataset.repo_id=local/dataset",
-        f"--dataset.root={settings.output / 'dataset'}",
-        "--policy.type=e0",
-        "--policy.preset=tiny",
-        "--policy.device=cpu",
-        "--policy.push_to_hub=false",
-        f"--policy.optimizer_lr={settings.learning_rate}",
-        # Exact object poses are the only sight a state-only policy has.
-        f"--policy.vector_noise={0.0 if state_only else settings.vector_noise}",
-        f"--policy.noise_draws={settings.noise_draws}",
-        f"--policy.n_action_steps={settings.n_action_steps}",
-        f"--policy.denoising_steps={settings.denoising_steps}",
-        f"--output_dir={directory}",
-        f"--steps={settings.training_steps}",
-        f"--batch_size={settings.batch_size}",
-        "--num_workers=0",
-        f"--save_freq={max(1, min(500, settings.training_steps // 5))}",
-        f"--log_freq={max(1, min(25, settings.training_steps // 20))}",
-        "--env_eval_freq=0",
-        "--wandb.enable=false",
-    ]
-
-
-def _follow(process: subprocess.Popen, directory: Path, steps: int) -> None:
-    """Show the training's progress from its learning curve until the process ends."""
-    from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
-
-    curve = directory / LEARNING_CURVE
-    rows = read_learning_curve(curve)
-    start = int(rows[-1]["step"]) if rows else 0
-    with tqdm(total=steps, initial=start, desc="Training", unit="step") as bar:
-        while process.poll() is None:
-            time.sleep(1.0)
-            rows = read_learning_curve(curve)
-            if rows and rows[-1]["step"] > bar.n:
-                bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
-                bar.update(int(rows[-1]["step"]) - bar.n)
+def _training(settings: DemoSettings, state_only: bool) -> dict[str, Any]:
+    """The flags of `lerobot-train`."""
+    steps = settings.training_steps
+    return {
+        "dataset": {"repo_id": "local/dataset", "root": settings.output / "dataset"},
+        "policy": {
+            "type": "e0",
+            "preset": "tiny",
+            "device": "cpu",
+            "push_to_hub": False,
+            "optimizer_lr": settings.learning_rate,
+            # Exact object poses are the only sight a state-only policy has.
+            "vector_noise": 0.0 if state_only else settings.vector_noise,
+            "noise_draws": settings.noise_draws,
+            "n_action_steps": settings.n_action_steps,
+            "denoising_steps": settings.denoising_steps,
+            "objective": settings.objective,
+        },
+        "steps": steps,
+        "batch_size": settings.batch_size,
+        "num_workers": 0,
+        "save_freq": max(1, min(500, steps // 5)),
+        "log_freq": max(1, min(25, steps // 20)),
+        "env_eval_freq": 0,
+        "wandb": {"enable": False},
+    }
 
 
 def _runner_settings(settings: DemoSettings, checkpoint: Path, state_only: bool) -> RunnerSettings:

@@ -31,7 +31,7 @@ def write_demo_report(
     posterior, image = _posterior(runner, seeing[-1].job)
     report = Report(
         results=results,
-        instructions={task: find_task(task).instruction for task in settings.tasks},
+        instructions={task: " / ".join(find_task(task).instructions) for task in settings.tasks},
         learning_curve=read_learning_curve(settings.output / "train" / LEARNING_CURVE),
         round_trip=_round_trip(settings.output / "dataset", runner, ACTION_NAMES),
         posterior=posterior,
@@ -49,7 +49,8 @@ def write_demo_report(
 
 
 def _posterior(runner: Runner, job: EpisodeJob) -> tuple[Any, Any]:
-    """Posterior (K, H, D, V) at every denoising step of an episode's first chunk, and its image."""
+    """Posterior (K, H, D, V) at every denoising step of an episode's first chunk, or None if the
+    objective has none of whole chunks; and the chunk's image."""
     import torch
 
     environment = runner.environment(job.task)
@@ -60,8 +61,10 @@ def _posterior(runner: Runner, job: EpisodeJob) -> tuple[Any, Any]:
         generator=torch.Generator(runner.policy.config.device or "cpu").manual_seed(job.seed),
         keep_trace=True,
     )
-    posterior = torch.stack(chunk.trace)[:, 0].float().softmax(-1).cpu().numpy()
-    return posterior, None if runner.settings.clips is None else environment.render()
+    image = None if runner.settings.clips is None else environment.render()
+    if not chunk.trace or chunk.trace[0].shape[1:3] != chunk.actions.shape[1:3]:
+        return None, image
+    return torch.stack(chunk.trace)[:, 0].float().softmax(-1).cpu().numpy(), image
 
 
 def _round_trip(dataset: Path, runner: Runner, names: list[str]) -> list[dict[str, Any]]:

@@ -58,8 +58,9 @@ class Report:
     results: the content of results.json. instructions: task to instruction.
     learning_curve: rows of step, loss, lr, update_s, dataloading_s.
     round_trip: a row for each action dimension: dimension, codes, rmse, rmse_over_std, maximum.
-    posterior: (K, H, D, V) probabilities of one chunk at each denoising step; codebook: (D, V)
-    ascending, in action units; posterior_image: uint8 (h, w, 3), the observation it belongs to.
+    posterior: (K, H, D, V) probabilities of one chunk at each denoising step, None for an objective
+    that has none; codebook: (D, V) ascending, in action units; posterior_image: uint8 (h, w, 3),
+    the observation it belongs to.
     entropy: task to, for some episodes, the mean posterior entropy (nats) of each chunk in order;
     entropy_outcomes: task to the success of these episodes.
     """
@@ -68,7 +69,7 @@ class Report:
     instructions: dict[str, str]
     learning_curve: list[dict[str, float]]
     round_trip: list[dict[str, Any]]
-    posterior: np.ndarray
+    posterior: np.ndarray | None
     codebook: np.ndarray
     dimension_names: list[str]
     posterior_image: np.ndarray | None
@@ -179,7 +180,7 @@ def _check(report: Report) -> None:
     _require(report.learning_curve, "learning_curve is empty: expected at least one row")
     losses = [row["loss"] for row in report.learning_curve]
     _require(np.isfinite(losses).all(), "learning_curve holds a loss that is not finite")
-    _check_posterior(report)
+    _check_posterior(report, report.posterior)
     outcomes = report.entropy_outcomes
     _require(set(report.entropy) == set(outcomes), "entropy and entropy_outcomes name other tasks")
     for task, episodes in report.entropy.items():
@@ -189,13 +190,15 @@ def _check(report: Report) -> None:
         _require(clip.task in tasks, f"clip {clip.file} shows a task without results: {clip.task}")
 
 
-def _check_posterior(report: Report) -> None:
-    shape, codebook, names = report.posterior.shape, report.codebook.shape, report.dimension_names
+def _check_posterior(report: Report, posterior: np.ndarray | None) -> None:
+    if posterior is None:
+        return
+    shape, codebook, names = posterior.shape, report.codebook.shape, report.dimension_names
     _require(len(shape) == 4 and min(shape) > 0, f"posterior must be (K, H, D, V), got {shape}")
     _require(codebook == shape[2:], f"codebook must have shape {shape[2:]}, got {codebook}")
     _require(len(names) == shape[2], f"expected {shape[2]} dimension_names, got {names}")
-    sums_to_one = np.allclose(report.posterior.sum(axis=-1, dtype=np.float64), 1, atol=1e-2)
-    probabilities = sums_to_one and (report.posterior >= 0).all()
+    sums_to_one = np.allclose(posterior.sum(axis=-1, dtype=np.float64), 1, atol=1e-2)
+    probabilities = sums_to_one and (posterior >= 0).all()
     _require(probabilities, "posterior must hold probabilities that sum to 1 (are these logits?)")
     image = report.posterior_image
     picture = image is None or (image.dtype == np.uint8 and image.shape[2:] == (3,))
@@ -209,14 +212,17 @@ def _render(report: Report) -> str:
         loader=PackageLoader("e0.bench", "."), autoescape=True, undefined=StrictUndefined
     )
     environment.filters |= {"number": _number, "duration": _duration, "clip": _clip_uri}
-    steps, image = range(len(report.posterior)), report.posterior_image
+    posterior, image = report.posterior, report.posterior_image
     return environment.get_template("report.html.jinja").render(
         report=report,
         tasks=tasks,
         success=_svg(_draw_success(tasks), "Success rates with 95 % intervals"),
         loss=_svg(_draw_loss(report.learning_curve), "Training loss and learning rate by step"),
         pace=_svg(_draw_pace(report.learning_curve), "Seconds of each update by step"),
-        posteriors=[_svg(_draw_posterior(report, k), f"Posterior {k + 1}") for k in steps],
+        posteriors=[
+            _svg(_draw_posterior(report, step), f"Posterior {number}")
+            for number, step in enumerate([] if posterior is None else posterior, start=1)
+        ],
         posterior_image=None if image is None else _png_uri(image),
         uniform_entropy=math.log(report.codebook.shape[1]),
         entropies={
@@ -351,15 +357,15 @@ def _plot(
     axes.grid()
 
 
-def _draw_posterior(report: Report, k: int) -> Figure:
-    """Probability of each action value at each chunk step, as of denoising step k."""
+def _draw_posterior(report: Report, posterior: np.ndarray) -> Figure:
+    """Probability (H, D, V) of each action value at each step of the chunk."""
     names = [name for name in TELLING_DIMENSIONS if name in report.dimension_names]
     names = names or report.dimension_names[:4]
     figure = Figure(figsize=(2.1, 0.35 + 0.85 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, names, strict=True):
         d = report.dimension_names.index(name)
-        _draw_codes(axes, report.posterior[k, :, d], report.codebook[d])
+        _draw_codes(axes, posterior[:, d], report.codebook[d])
         axes.set_ylabel(name, fontsize=8)
     panels[-1].set_xlabel("step of the chunk", fontsize=8)
     figure.align_ylabels()
