@@ -211,7 +211,7 @@ def test_presets_are_checked() -> None:
         replace(SMALL, suffix=replace(SHAPE, head_width=8))
     with pytest.raises(ValueError, match=r"unknown network preset 'huge'; known: .*tiny"):
         find_preset("huge")
-    assert {"tiny"} <= set(PRESETS)
+    assert {"tiny", "small"} <= set(PRESETS)
 
 
 # Prefix and suffix

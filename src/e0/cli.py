@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from e0.bench.benchmark import BenchmarkSettings, run_benchmark
+from e0.bench.comparison import ComparisonSettings, comparison_markdown, run_comparison
 from e0.bench.demo import DemoSettings, run_demo
 from e0.bench.summary import markdown
 
@@ -23,6 +24,8 @@ BENCH = """Measure policies of any LeRobot type on the same episodes, and compar
 
 The summary covers what is asked for. Stopped, it goes on where it was, and asking for more
 episodes, tasks or checkpoints extends it."""
+
+COMPARE = "Collect, train and measure several policies on equal terms, as a recipe says."
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[DemoSettings, tyro.conf.subcommand("demo", description=DEMO)]
     | Annotated[BenchmarkSettings, tyro.conf.subcommand("bench", description=BENCH)]
+    | Annotated[ComparisonSettings, tyro.conf.subcommand("compare", description=COMPARE)]
 )
 
 
@@ -94,6 +98,11 @@ def bench(command: BenchmarkSettings) -> None:
     print(f"\n{markdown(run_benchmark(command))}\nResults: {command.out}")
 
 
+def compare(command: ComparisonSettings) -> None:
+    """`e0 compare`."""
+    print(f"\n{comparison_markdown(run_comparison(command))}\nResults: {command.directory}")
+
+
 def dry_run(command: Collect) -> None:
     """Print the experts' success over the seeds from 5000 on, a line per task."""
     from e0.bench.statistics import format_rate
@@ -120,6 +129,8 @@ def main() -> None:
             collect(command)
         elif isinstance(command, BenchmarkSettings):
             bench(command)
+        elif isinstance(command, ComparisonSettings):
+            compare(command)
         else:
             run_demo(command)
     except (ValueError, RuntimeError, OSError) as error:

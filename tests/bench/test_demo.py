@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from e0.bench.demo import EVALUATION_SEED, DemoMismatchError, DemoSettings, run_demo
-from e0.bench.training_run import lock
 from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
 
 TASK = "PushCube-v1"
@@ -185,13 +184,3 @@ def test_demo_with_images(rendering: None, tmp_path: Path) -> None:
     assert_self_contained(page)
     assert "data:image/webp;base64," in page
     assert "data:image/png;base64," in page
-
-
-def test_two_trainings_into_one_directory_are_refused(tmp_path: Path) -> None:
-    log = tmp_path / "train.log"
-    with log.open("a") as first, log.open("a") as second:
-        lock(first)
-        with pytest.raises(RuntimeError, match="another process is still training into"):
-            lock(second)
-    with log.open("a") as third:
-        lock(third)

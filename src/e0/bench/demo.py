@@ -23,7 +23,7 @@ from e0.bench.environments import EnvironmentSettings
 from e0.bench.episodes import EpisodeJob, EpisodeLog, EpisodeResult
 from e0.bench.files import write_json
 from e0.bench.statistics import format_rate
-from e0.bench.training_run import train
+from e0.bench.training_run import local_training, train
 from e0.policy import ObjectiveName
 
 EVALUATION_SEED = 700_000
@@ -183,31 +183,19 @@ def _collect(settings: DemoSettings, state_only: bool) -> None:
 
 
 def _training(settings: DemoSettings, state_only: bool) -> dict[str, Any]:
-    """The flags of `lerobot-train`."""
-    steps = settings.training_steps
-    return {
-        "dataset": {"repo_id": "local/dataset", "root": settings.output / "dataset"},
-        "policy": {
-            "type": "e0",
-            "preset": "tiny",
-            "device": "cpu",
-            "push_to_hub": False,
-            "optimizer_lr": settings.learning_rate,
-            # Exact object poses are the only sight a state-only policy has.
-            "vector_noise": 0.0 if state_only else settings.vector_noise,
-            "noise_draws": settings.noise_draws,
-            "n_action_steps": settings.n_action_steps,
-            "denoising_steps": settings.denoising_steps,
-            "objective": settings.objective,
-        },
-        "steps": steps,
-        "batch_size": settings.batch_size,
-        "num_workers": 0,
-        "save_freq": max(1, min(500, steps // 5)),
-        "log_freq": max(1, min(25, steps // 20)),
-        "env_eval_freq": 0,
-        "wandb": {"enable": False},
+    policy = {
+        "preset": "tiny",
+        "device": "cpu",
+        "optimizer_lr": settings.learning_rate,
+        # Exact object poses are the only sight a state-only policy has.
+        "vector_noise": 0.0 if state_only else settings.vector_noise,
+        "noise_draws": settings.noise_draws,
+        "n_action_steps": settings.n_action_steps,
+        "denoising_steps": settings.denoising_steps,
+        "objective": settings.objective,
     }
+    loop = {"steps": settings.training_steps, "batch_size": settings.batch_size}
+    return local_training(settings.output / "dataset", policy, loop)
 
 
 def _runner_settings(settings: DemoSettings, checkpoint: Path, state_only: bool) -> RunnerSettings:

@@ -6,6 +6,7 @@ A run is its directory `.../NAME` (LeRobot's output_dir) and, beside it, `NAME.l
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -29,6 +30,36 @@ def flags_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             flags.append(f"--{prefix}{name}={text}")
     return flags
+
+
+def local_training(
+    dataset: Path, policy: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings of `train` for an E0 policy and a dataset on this disk, with nothing sent anywhere.
+    `settings` holds at least `steps`; what it says goes before the choices made here."""
+    steps = int(settings["steps"])
+    chosen = {
+        "dataset": {"repo_id": f"local/{dataset.name}", "root": dataset},
+        "policy": {"type": "e0", "push_to_hub": False, **policy},
+        "num_workers": 0,
+        "save_freq": max(1, min(500, steps // 5)),
+        "log_freq": max(1, min(25, steps // 20)),
+        "env_eval_freq": 0,
+        "wandb": {"enable": False},
+    }
+    return chosen | dict(settings)
+
+
+def check_training(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError if LeRobot's training knows no such settings, naming the first of them."""
+    import draccus
+    from lerobot.configs.train import TrainPipelineConfig
+
+    data = json.loads(json.dumps(settings, default=str))
+    try:
+        draccus.decode(TrainPipelineConfig, data)
+    except draccus.ParsingError as error:
+        raise ValueError(f"lerobot-train does not take these settings: {error}") from error
 
 
 def trained_checkpoint(directory: Path, steps: int) -> Path | None:

@@ -38,6 +38,17 @@ PRESETS: dict[str, Preset] = {
         image_tokens=4,
         instruction_patch=8,
     ),
+    # About 50 M parameters: several tasks and cameras from scratch on one GPU.
+    "small": Preset(
+        prefix=BlockShape(width=384, hidden=1536, heads=8, key_value_heads=4, head_width=64),
+        suffix=BlockShape(width=384, hidden=1024, heads=8, key_value_heads=4, head_width=64),
+        depth=8,
+        image_size=128,
+        stem_channels=(32, 64, 128),
+        keypoints=64,
+        image_tokens=8,
+        instruction_patch=4,
+    ),
 }
 
 

@@ -1,0 +1,154 @@
+"""A comparison of policies as a TOML file: what is collected, trained and measured.
+
+[dataset]            tasks, episodes, seed; action_noise, hold_steps (of the expert)
+[environment]        options of the environment, in collecting and in measuring alike
+[training]           steps, batch_size and other flags of `lerobot-train`
+[training.policy]    settings of `lerobot_policy_e0.E0Config` that all policies share
+[policies.LABEL]     settings in which this one differs
+[held_out]           episodes, seed: demonstrations that nothing is trained on
+[benchmark]          episodes, seed, ...: settings of `e0 bench`
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from e0.bench.benchmark import BenchmarkSettings
+from e0.bench.training_run import check_training, local_training
+
+REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
+DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps")
+HELD_OUT_KEYS = ("episodes", "seed")
+OF_THE_COMPARISON = ("checkpoints", "labels", "out", "env", "env_options", "workers")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be carried out; the message names the place in the file."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The sections of a recipe; see the module's docstring."""
+
+    dataset: dict[str, Any]
+    environment: dict[str, Any]
+    training: dict[str, Any]
+    policies: dict[str, dict[str, Any]]
+    held_out: dict[str, Any]
+    benchmark: dict[str, Any]
+
+    def policy(self, label: str) -> dict[str, Any]:
+        """All settings of a policy."""
+        return self.training.get("policy", {}) | self.policies[label]
+
+    def loop(self) -> dict[str, Any]:
+        """The settings of the training loop, without the policy's."""
+        return {name: value for name, value in self.training.items() if name != "policy"}
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe, before anything expensive is begun.
+
+    Raises RecipeError for a file that is not TOML, for missing or unknown sections and settings,
+    for policy settings that E0Config refuses, and where seeds are used twice.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    try:
+        _require_keys("the recipe", data, REQUIRED, required=REQUIRED)
+        recipe = Recipe(**data)
+        _check_sections(recipe)
+        for label in recipe.policies:
+            _check_policy(recipe, label)
+        _check_seeds(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    return recipe
+
+
+def _check_sections(recipe: Recipe) -> None:
+    from e0_maniskill.collection import CollectionSettings
+
+    _require_keys("[dataset]", recipe.dataset, DATASET_KEYS, required=("tasks", "episodes", "seed"))
+    own = {field.name for field in fields(CollectionSettings)} - set(DATASET_KEYS) - {"cameras"}
+    _require_keys("[environment]", recipe.environment, own)
+    _require_keys("[held_out]", recipe.held_out, HELD_OUT_KEYS, required=HELD_OUT_KEYS)
+    known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
+    _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
+    for name in ("steps", "batch_size"):
+        if not isinstance(recipe.training.get(name), int) or recipe.training[name] < 1:
+            raise RecipeError(f"[training] needs {name}, a whole number of at least 1")
+    if not recipe.policies:
+        raise RecipeError("[policies.LABEL] is missing: give at least one policy")
+
+
+def _check_policy(recipe: Recipe, label: str) -> None:
+    from lerobot_policy_e0 import E0Config
+
+    settings = recipe.policy(label)
+    known = [field.name for field in fields(E0Config)]
+    _require_keys(f"[policies.{label}] with [training.policy]", settings, known)
+    try:
+        E0Config(**settings)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"[policies.{label}]: {error}") from error
+    try:
+        check_training(local_training(Path("dataset"), settings, recipe.loop()))
+    except ValueError as error:
+        raise RecipeError(f"[training]: {error}") from error
+
+
+def _check_seeds(recipe: Recipe) -> None:
+    """Nothing may be measured on what was trained on: the first seeds must lie far apart, since an
+    expert that fails makes collecting go on to further seeds."""
+    counts = recipe.dataset["episodes"]
+    spans = [
+        (recipe.dataset["seed"], max(counts) if isinstance(counts, list) else counts, "dataset"),
+        (recipe.held_out["seed"], recipe.held_out["episodes"], "held_out"),
+        (recipe.benchmark["seed"], recipe.benchmark["episodes"], "benchmark"),
+    ]
+    for (first, count, name), (second, _, other) in pairwise(sorted(spans)):
+        if second < first + 10 * count:
+            raise RecipeError(
+                f"the seeds of [{name}] from {first} on and those of [{other}] from {second} on "
+                f"may meet; leave at least {10 * count} between them"
+            )
+
+
+def _require_keys(
+    where: str,
+    given: Mapping[str, Any],
+    known: Iterable[str],
+    required: Iterable[str] = (),
+) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise RecipeError(f"{where} has unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    missing = [name for name in required if name not in given]
+    if missing:
+        raise RecipeError(f"{where} lacks {', '.join(missing)}")
+
+
+def differences(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """Names of what would spoil results that an older recipe gave. The benchmark checks itself, and
+    policies may come and go."""
+    now = json.loads(json.dumps(vars(recipe)))
+    names = [
+        name
+        for name in ("dataset", "environment", "training", "held_out")
+        if before.get(name) != now[name]
+    ]
+    both = before.get("policies", {}).keys() & now["policies"].keys()
+    return names + [
+        f"policies.{label}"
+        for label in sorted(both)
+        if before["policies"][label] != now["policies"][label]
+    ]

@@ -1,0 +1,111 @@
+"""A whole comparison in small: resumed, extended, and refused where it would mix results."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e0.bench.comparison import (
+    ComparisonMismatchError,
+    ComparisonSettings,
+    comparison_markdown,
+    run_comparison,
+)
+
+RECIPE = """
+[dataset]
+tasks = ["PushCube-v1"]
+episodes = 2
+seed = 100_000
+action_noise = 0.1
+[environment]
+proprioception = "compact"
+state_only = true
+[training]
+steps = 2
+batch_size = 4
+[training.policy]
+device = "cpu"
+[policies.e0]
+objective = "e0"
+denoising_steps = 2
+[policies.regression]
+objective = "regression"
+[held_out]
+episodes = 1
+seed = 600_000
+[benchmark]
+episodes = 1
+seed = 800_000
+"""
+FLOW = '[policies.flow]\nobjective = "flow"\n'
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[ComparisonSettings, dict[str, Any]]:
+    directory = tmp_path_factory.mktemp("comparison")
+    recipe = directory / "recipe.toml"
+    recipe.write_text(RECIPE)
+    settings = ComparisonSettings(recipe, directory / "out")
+    return settings, run_comparison(settings)
+
+
+def test_every_policy_is_trained_and_measured(
+    finished: tuple[ComparisonSettings, dict[str, Any]],
+) -> None:
+    settings, results = finished
+    assert list(results["policies"]) == ["e0", "regression"]
+    for row in results["policies"].values():
+        assert row["parameters"] > 1e6
+        assert row["training_seconds"] > 0
+        assert 0 <= row["codes"] < 0.05 < row["error"], "two steps of training teach nothing"
+        assert row["frames"] > 5
+    lines = (settings.directory / "benchmark/episodes.jsonl").read_text().splitlines()
+    assert sorted((json.loads(line)["policy"], json.loads(line)["seed"]) for line in lines) == [
+        ("e0", 800_000),
+        ("regression", 800_000),
+    ]
+    assert json.loads((settings.directory / "comparison.json").read_text()) == results
+    table = (settings.directory / "comparison.md").read_text()
+    assert table == comparison_markdown(results)
+    assert f"| regression | {results['policies']['regression']['parameters']:,} |" in table
+
+
+def test_a_further_policy_is_trained_alone(
+    finished: tuple[ComparisonSettings, dict[str, Any]],
+) -> None:
+    settings, results = finished
+    kept = [
+        *settings.directory.glob("train/*/checkpoints/000002/pretrained_model/model.safetensors"),
+        *settings.directory.glob("*/meta/collection.json"),
+    ]
+    assert len(kept) == 4
+    before = [path.stat().st_mtime_ns for path in kept]
+    longer = settings.recipe.with_name("longer.toml")
+    longer.write_text(RECIPE + FLOW)
+    extended = run_comparison(replace(settings, recipe=longer, output=settings.directory))
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert list(extended["policies"]) == ["e0", "regression", "flow"]
+    for label, row in results["policies"].items():
+        assert extended["policies"][label] == row, "the error is not measured with fixed noise"
+    again = run_comparison(settings)
+    assert again["policies"] == results["policies"]
+    assert set(json.loads((settings.directory / "recipe.json").read_text())["policies"]) == {
+        "e0",
+        "regression",
+        "flow",
+    }
+
+
+def test_another_recipe_is_refused(
+    finished: tuple[ComparisonSettings, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings, _ = finished
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace("steps = 2\nbatch", "steps = 3\nbatch"))
+    with pytest.raises(ComparisonMismatchError, match="a recipe with another training"):
+        run_comparison(replace(settings, recipe=other, output=settings.directory))

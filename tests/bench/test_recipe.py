@@ -1,0 +1,107 @@
+"""Recipes are checked as a whole before anything expensive begins."""
+
+from pathlib import Path
+
+import pytest
+
+from e0.bench.recipe import RecipeError, differences, read_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+GOOD = """
+[dataset]
+tasks = ["PushCube-v1"]
+episodes = [3]
+seed = 100_000
+[environment]
+proprioception = "compact"
+[training]
+steps = 2
+batch_size = 4
+[training.policy]
+device = "cpu"
+horizon = 4
+[policies.a]
+objective = "e0"
+n_action_steps = 3
+[policies.b]
+objective = "flow"
+horizon = 6
+[held_out]
+episodes = 1
+seed = 600_000
+[benchmark]
+episodes = 1
+seed = 800_000
+"""
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_can_be_carried_out(path: Path) -> None:
+    assert read_recipe(path).policies
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert {path.stem for path in RECIPES} >= {"maniskill_cpu", "maniskill_gpu", "vocabulary_cpu"}
+
+
+def test_a_policy_has_the_shared_settings_and_its_own(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD))
+    assert recipe.policy("a") == {
+        "device": "cpu",
+        "horizon": 4,
+        "objective": "e0",
+        "n_action_steps": 3,
+    }
+    assert recipe.policy("b") == {"device": "cpu", "horizon": 6, "objective": "flow"}
+    assert recipe.loop() == {"steps": 2, "batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("[held_out]\nepisodes = 1\nseed = 600_000", "", "the recipe lacks held_out"),
+        ("[held_out]", "[kept]\n[held_out]", "the recipe has unknown kept; known: dataset"),
+        ("tasks =", "task =", r"\[dataset\] has unknown task"),
+        ("steps = 2", "steps = 2\nlog_frequency = 1", r"\[training\]: .*log_frequency"),
+        ('proprioception = "compact"', "images = 2", r"\[environment\] has unknown images"),
+        ("steps = 2", "steps = 0", r"\[training\] needs steps"),
+        ('objective = "e0"', 'objektive = "e0"', r"\[policies.a\] .* has unknown objektive"),
+        ('objective = "e0"', 'objective = "e1"', r"\[policies.a\]: unknown objective 'e1'; known"),
+        ("n_action_steps = 3", "n_action_steps = 9", r"\[policies.a\]: n_action_steps \(9\)"),
+        ("n_action_steps = 3", "vocabulary_size = 1", r"\[policies.a\]: "),
+        (
+            "seed = 800_000",
+            "seed = 600_005",
+            r"\[held_out\] .* \[benchmark\] from 600005",
+        ),
+        ("seed = 600_000", "seed = 100_029", r"\[dataset\] .* leave at least 30 between"),
+        ("episodes = 1\nseed = 800_000", "seed = 800_000", r"\[benchmark\] lacks episodes"),
+        ("[dataset]", "[dataset", "cannot read the recipe"),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
+    assert before in GOOD
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(written(tmp_path, GOOD.replace(before, after)))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"cannot read the recipe .*nowhere.toml"):
+        read_recipe(tmp_path / "nowhere.toml")
+
+
+def test_only_what_spoils_results_is_a_difference(tmp_path: Path) -> None:
+    import json
+
+    before = json.loads(json.dumps(vars(read_recipe(written(tmp_path, GOOD)))))
+    more = GOOD.replace("episodes = 1\nseed = 800", "episodes = 5\nseed = 800")
+    more += '[policies.c]\nobjective = "masked"\n'
+    assert differences(before, read_recipe(written(tmp_path, more))) == []
+    other = GOOD.replace("steps = 2\n", "steps = 3\n").replace("n_action_steps = 3", "horizon = 5")
+    assert differences(before, read_recipe(written(tmp_path, other))) == ["training", "policies.a"]
