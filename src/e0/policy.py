@@ -123,11 +123,18 @@ class Policy(nn.Module):
             use_instruction=settings.use_instruction,
         )
 
-    def loss(self, observation: Observation, actions: Tensor, valid: Tensor) -> Tensor:
+    def loss(
+        self,
+        observation: Observation,
+        actions: Tensor,
+        valid: Tensor,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """Loss of each observation (B,).
 
-        actions: (B, H, D) in action units; valid: (B, H) bool, False where a step is padding.
-        Raises ValueError for a chunk of another shape.
+        actions: (B, H, D) in action units; valid: (B, H) bool, False where a step is padding;
+        noise: (B, H, D, input width of the objective) to corrupt each chunk with, once, in place of
+        the settings' draws of new noise. Raises ValueError for other shapes.
         """
         expected = (self.settings.horizon, self.settings.action_dim)
         if actions.shape[1:] != expected or valid.shape != actions.shape[:2]:
@@ -137,7 +144,8 @@ class Policy(nn.Module):
             )
         prefix = self.network.encode_prefix(observation)
         denoise = partial(self.network.denoise, prefix)
-        return self.objective.loss(denoise, actions, valid, self.settings.noise_draws)
+        draws = self.settings.noise_draws if noise is None else 1
+        return self.objective.loss(denoise, actions, valid, draws, noise)
 
     @torch.no_grad()
     def sample(

@@ -53,7 +53,7 @@ def test_every_objective_and_reference_gives_complete_rows(name: str) -> None:
     assert [row["denoising_steps"] for row in rows] == steps
     assert [row["steps_taken"] for row in rows] == steps
     assert sum(ticks) == (0 if name in REFERENCES else 3)
-    assert rows[0]["bins"] == (None if name in ("flow", "regression") else 16)
+    assert rows[0]["bins"] == (None if name in ("flow", "flow, reflow", "regression") else 16)
     for row in rows:
         assert 0 <= row["coherence"] <= 1 and 0 <= row["tv"] <= 1 and 0 < row["tv_floor"] < 0.5
         assert (row["steps_per_second"] is None) == (name in REFERENCES)
@@ -159,9 +159,9 @@ def test_table_gives_mean_and_deviation_over_seeds() -> None:
     lines = markdown_table(rows, settings).splitlines()
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert cells == [
-        "e0 ordinal", "256", "0.10 ± 0.14", "0.85 ± 0.07", "", "2.50 ± 0.71", "0.100 ± 0.000",
-        "10.0", "100",
+        "e0 ordinal", "256", "0.10 ± 0.14", "0.85 ± 0.07", "", "4.00", "2.50 ± 0.71",
+        "0.100 ± 0.000", "0.100 ± 0.000", "10.0", "100",
     ]  # fmt: skip
     cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
-    assert cells == ["exact", "256", "", "", "1.00", "1.30", "0.100", "", ""]
+    assert cells == ["exact", "256", "", "", "1.00", "", "1.30", "", "0.100", "", ""]
     assert "2 seeds; 2 contexts × 5 chunks" in lines[-1] and "reach 0.050" in lines[-1]

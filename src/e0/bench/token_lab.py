@@ -11,9 +11,8 @@ The results file is a JSON object: `settings`, and `rows`, one for each run and 
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,17 @@ from torch import Tensor
 from e0.bench.bayes_denoiser import BayesDenoiser
 from e0.bench.files import write_json
 from e0.bench.synthetic_chunks import ChunkProblem, measure, tv_floor
+from e0.bench.token_lab_training import Progress, observe, seeded, train
 from e0.diffusion import SCHEDULES, OneHotEmbedding, OrdinalEmbedding, read_out, sample
-from e0.network.policy_network import Observation
 from e0.policy import Policy, PolicySettings, make_objective
 from e0.tokens import ActionTokenizer
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "e0 ordinal": {"objective": "e0", "embedding": "ordinal"},
     "e0 one_hot": {"objective": "e0", "embedding": "one_hot"},
+    "e0 ordinal, reflow": {"objective": "e0", "embedding": "ordinal", "reflow": 0.5},
+    "e0 one_hot, reflow": {"objective": "e0", "embedding": "one_hot", "reflow": 0.5},
+    "flow, reflow": {"objective": "flow", "reflow": 0.5},
     "hybrid": {"objective": "hybrid"},
     "flow": {"objective": "flow"},
     "masked": {"objective": "masked"},
@@ -46,13 +48,10 @@ REFERENCES: dict[str, dict[str, Any]] = {
 WITHOUT_VOCABULARY = ("flow", "regression")
 WITHOUT_STEPS = ("autoregressive", "regression")  # they fix the number of evaluations themselves
 FIXED_BY_PROBLEM = ("cameras", "vectors", "action_dim", "horizon", "use_instruction")
-WARM_UP_STEPS = 100
 TOKENIZER_CHUNKS = 8192
 SAMPLING_BATCH = 384
-TICK = 20  # training steps between two signs of progress
 
 Row = dict[str, Any]
-Progress = Callable[[int], object]
 
 UNTRAINED: Row = dict.fromkeys(("train_steps", "steps_per_second", "loss", "chunks_per_second"))
 
@@ -88,7 +87,8 @@ class LabSettings:
 class Run:
     """One variant (settings of the policy by name) with one vocabulary size and one seed.
 
-    bins: None where the objective has no vocabulary."""
+    overrides: also `reflow`, the share of the training steps that come last and learn from the
+    policy's own pairs (`e0.reflow`). bins: None where the objective has no vocabulary."""
 
     variant: str
     overrides: Mapping[str, Any]
@@ -98,6 +98,10 @@ class Run:
     @property
     def objective(self) -> str:
         return self.overrides["objective"]
+
+    @property
+    def reflow(self) -> float:
+        return self.overrides.get("reflow", 0.0)
 
     @property
     def trains(self) -> bool:
@@ -117,6 +121,7 @@ def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
     if not name or not colon:
         raise UnknownVariantError(f"expected name:key=value,key=value, got {text!r}")
     kinds = {f.name: f.type for f in fields(PolicySettings) if f.name not in FIXED_BY_PROBLEM}
+    kinds["reflow"] = "float"
     overrides: dict[str, Any] = {"objective": "e0"}
     for assignment in assignments.split(","):
         key, _, value = assignment.partition("=")
@@ -161,7 +166,8 @@ def plan_runs(
 
 def policy_settings(run: Run, problem: ChunkProblem) -> PolicySettings:
     """The policy of a run. Each observation gets one noise draw, as in training from scratch."""
-    values: dict[str, Any] = {"preset": "tiny", "noise_draws": 1, **run.overrides}
+    own = {name: value for name, value in run.overrides.items() if name != "reflow"}
+    values: dict[str, Any] = {"preset": "tiny", "noise_draws": 1, **own}
     if run.bins is not None:
         values["vocabulary_size"] = run.bins
     return PolicySettings(
@@ -237,7 +243,7 @@ def execute(run: Run, settings: LabSettings, progress: Progress) -> list[Row]:
         torch.manual_seed(run.seed)
         policy = Policy(policy_settings(run, settings.problem))
         _fit_tokenizer(policy.tokenizer, settings.problem)
-        training = _train(policy, run, settings, progress)
+        training = train(policy, run, settings, progress)
     return [about | training | row for row in _measure_policy(policy.eval(), run, settings)]
 
 
@@ -249,43 +255,9 @@ def _embedding_name(run: Run) -> str | None:
 
 def _fit_tokenizer(tokenizer: ActionTokenizer, problem: ChunkProblem) -> ActionTokenizer:
     """The same data whatever the seed of the run, so that codebooks are equal."""
-    generator = _seeded(problem.seed, "tokenizer")
+    generator = seeded(problem.seed, "tokenizer")
     contexts = problem.sample_contexts(TOKENIZER_CHUNKS, generator)
     return tokenizer.fit(problem.sample(contexts, generator).flatten(0, 1), "uniform")
-
-
-def _train(policy: Policy, run: Run, settings: LabSettings, progress: Progress) -> Row:
-    """AdamW with warm-up and cosine decay; raises RuntimeError if a gradient is not finite."""
-    problem, steps, batch = settings.problem, settings.train_steps, settings.batch_size
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda i: min(1.0, (i + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * i / steps)),
-    )
-    generator = _seeded(run.seed, "training")
-    valid = torch.ones(batch, problem.horizon, dtype=torch.bool)
-    losses = []
-    start = time.perf_counter()
-    for step in range(1, steps + 1):
-        contexts = problem.sample_contexts(batch, generator)
-        chunks = problem.sample(contexts, generator)
-        loss = policy.loss(_observe(contexts), chunks, valid).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0, error_if_nonfinite=True)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if step % TICK == 0 or step == steps:
-            progress((step - 1) % TICK + 1)
-    last = losses[-100:]
-    return {
-        "train_steps": steps,
-        "steps_per_second": steps / (time.perf_counter() - start),
-        "loss": sum(last) / len(last),
-    }
 
 
 def _measure_policy(policy: Policy, run: Run, settings: LabSettings) -> Iterator[Row]:
@@ -293,10 +265,10 @@ def _measure_policy(policy: Policy, run: Run, settings: LabSettings) -> Iterator
     contexts = problem.evaluation_contexts(settings.evaluation_contexts)
     repeated = contexts.repeat_interleave(settings.chunks, 0)
     for steps in (None,) if run.objective in WITHOUT_STEPS else settings.denoising_steps:
-        generator = _seeded(run.seed, "sampling")
+        generator = seeded(run.seed, "sampling")
         start = time.perf_counter()
         drawn = [
-            policy.sample(_observe(batch), steps=steps, generator=generator)
+            policy.sample(observe(batch), steps=steps, generator=generator)
             for batch in repeated.split(SAMPLING_BATCH)
         ]
         seconds = time.perf_counter() - start
@@ -318,7 +290,7 @@ def _measure_bayes(run: Run, settings: LabSettings) -> Iterator[Row]:
     embedding = OrdinalEmbedding(tokenizer) if ordinal else OneHotEmbedding(run.bins)
     contexts = problem.evaluation_contexts(settings.evaluation_contexts)
     shape = (settings.chunks, problem.horizon, problem.action_dim)
-    generators = {k: _seeded(run.seed, "sampling") for k in settings.denoising_steps}
+    generators = {k: seeded(run.seed, "sampling") for k in settings.denoising_steps}
     drawn: dict[int, list[Tensor]] = {k: [] for k in settings.denoising_steps}
     for context in contexts:
         denoise = BayesDenoiser(problem, context, tokenizer, embedding, schedule)
@@ -339,7 +311,7 @@ def _measure_exact(run: Run, settings: LabSettings) -> Iterator[Row]:
     contexts = problem.evaluation_contexts(settings.evaluation_contexts)
     tokenizer = _fit_tokenizer(ActionTokenizer(problem.action_dim, run.bins), problem)
     repeated = contexts.repeat_interleave(settings.chunks, 0)
-    chunks = problem.sample(repeated, _seeded(run.seed, "sampling"))
+    chunks = problem.sample(repeated, seeded(run.seed, "sampling"))
     chunks = tokenizer.decode(tokenizer.encode(chunks))
     without_steps = {"denoising_steps": None, "steps_taken": None}
     yield UNTRAINED | _quality(settings, contexts, chunks) | without_steps
@@ -352,13 +324,3 @@ def _quality(settings: LabSettings, contexts: Tensor, chunks: Tensor) -> Row:
     problem = settings.problem
     found = measure(problem, contexts, chunks.unflatten(0, (len(contexts), settings.chunks)))
     return found._asdict() | {"tv_floor": tv_floor(problem, contexts, settings.chunks)}
-
-
-def _observe(contexts: Tensor) -> Observation:
-    return Observation(images={}, vectors={"context": contexts})
-
-
-def _seeded(seed: int, purpose: str) -> torch.Generator:
-    """Independent random numbers for every purpose."""
-    offset = {"training": 1, "sampling": 2, "tokenizer": 3}[purpose]
-    return torch.Generator().manual_seed(1_000_003 * offset + seed)

@@ -30,9 +30,8 @@ training, batch {batch}, one core; chunks/s: sampling at the largest K, one core
 def markdown_table(rows: Sequence[Row], settings: dict[str, Any]) -> str:
     """A line for each variant and vocabulary, in the order of `rows`, and a note on how to read."""
     ks: list[int] = settings["denoising_steps"]
-    late = [k for k in ks if k in (4, 10)] or ks[-1:]
     header = ["Objective", "V", *(f"coherence K={k}" for k in ks), "own"]
-    header += [f"{name} K={k}" for name in ("error", "TV") for k in late]
+    header += [f"{name} K={k}" for name in ("error", "TV") for k in ks]
     header += ["steps/s", "chunks/s"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for variant, bins in dict.fromkeys((row["variant"], row["bins"]) for row in rows):
@@ -44,7 +43,7 @@ def markdown_table(rows: Sequence[Row], settings: dict[str, Any]) -> str:
         line = [variant, "" if bins is None else str(bins)]
         line += ["" if fixed else _spread(at[k], "coherence", 2) for k in ks]
         line.append(_own(fixed))
-        line += [_spread(at[k], "mae", 2) for k in late] + [_spread(at[k], "tv", 3) for k in late]
+        line += [_spread(at[k], "mae", 2) for k in ks] + [_spread(at[k], "tv", 3) for k in ks]
         line += [_mean(own, "steps_per_second", 1), _mean(at[ks[-1]], "chunks_per_second", 0)]
         lines.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_note(rows, settings)}\n"

@@ -39,7 +39,15 @@ class AutoregressiveObjective:
     def output_width(self) -> int:
         return self.head.width
 
-    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+    def loss(
+        self,
+        denoise: Denoise,
+        actions: Tensor,
+        valid: Tensor,
+        draws: int,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        refuse_noise(noise, "autoregressive")
         tokens = self.head.tokenizer.encode(actions)
         before = self._embed(tokens.flatten(1)).roll(1, dims=1)
         before[:, 0] = 0.0  # nothing comes before the first token

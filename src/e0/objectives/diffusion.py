@@ -67,13 +67,20 @@ class E0Objective:
     def output_width(self) -> int:
         return self.head.width
 
-    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+    def loss(
+        self,
+        denoise: Denoise,
+        actions: Tensor,
+        valid: Tensor,
+        draws: int,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         tokens = self.head.tokenizer.encode(actions).repeat_interleave(draws, dim=0)
         valid = valid.repeat_interleave(draws, dim=0)
         # A padded step carries no signal: real steps look at it, and it often repeats one of them.
         clean = self.embedding.embed(tokens).masked_fill(~valid[..., None, None], 0.0)
         time = sample_time(len(tokens), self.time_distribution, device=clean.device)
-        noisy = corrupt(clean, time, SCHEDULES[self.schedule_name]).noisy
+        noisy = corrupt(clean, time, SCHEDULES[self.schedule_name], noise).noisy
         logits = self.head.logits()(denoise(noisy, time))
         return self.head.loss(logits, tokens, valid).view(-1, draws).mean(1)
 

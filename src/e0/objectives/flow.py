@@ -29,12 +29,19 @@ class FlowObjective:
     input_width = 1
     output_width = 1
 
-    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+    def loss(
+        self,
+        denoise: Denoise,
+        actions: Tensor,
+        valid: Tensor,
+        draws: int,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         valid = valid.repeat_interleave(draws, dim=0)
         clean = standardize(self.tokenizer, actions).repeat_interleave(draws, dim=0)
         clean = clean.masked_fill(~valid[..., None], 0.0)  # padded steps carry no signal
         time = sample_time(len(clean), self.time_distribution, device=clean.device)
-        noise = torch.randn_like(clean)
+        noise = starting_noise(noise, (*clean.shape, 1), None, clean.device)[..., 0]
         velocity = denoise(interpolate(clean, noise, time)[..., None], time)[..., 0]
         error = velocity.float() - (noise - clean)
         return mean_over_valid(error.square(), valid).view(-1, draws).mean(1)

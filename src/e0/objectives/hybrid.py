@@ -18,7 +18,7 @@ from e0.diffusion import (
 )
 from e0.heads import TokenHead
 from e0.objectives.flow import interpolate, standardize, to_actions
-from e0.objectives.interface import ActionChunk, Denoise, starting_noise
+from e0.objectives.interface import ActionChunk, Denoise, refuse_noise, starting_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,15 @@ class HybridObjective:
     def output_width(self) -> int:
         return 1 + self.head.width
 
-    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+    def loss(
+        self,
+        denoise: Denoise,
+        actions: Tensor,
+        valid: Tensor,
+        draws: int,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        refuse_noise(noise, "loss of the hybrid")
         tokenizer = self.head.tokenizer
         valid = valid.repeat_interleave(draws, dim=0)
         padded = ~valid[..., None]

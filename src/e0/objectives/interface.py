@@ -55,11 +55,20 @@ class Objective(Protocol):
         otherwise a step is one token and sees all steps."""
         ...
 
-    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+    def loss(
+        self,
+        denoise: Denoise,
+        actions: Tensor,
+        valid: Tensor,
+        draws: int,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """Loss of each observation (B,), from actions (B, H, D) in action units and valid (B, H).
 
         `denoise` gets B·R rows, the R draws of an observation next to each other; R is `draws`, or
-        1 where nothing is drawn."""
+        1 where nothing is drawn. `noise` (B·R, H, D, input width) replaces the noise that is drawn;
+        ValueError where none of this shape is.
+        """
         ...
 
     def sample(
@@ -83,9 +92,9 @@ class Objective(Protocol):
 
 
 def refuse_noise(noise: Tensor | None, objective: str) -> None:
-    """Raise ValueError if noise is given to an objective that does not start from noise."""
+    """Raise ValueError if noise is given to an objective that takes none."""
     if noise is not None:
-        raise ValueError(f"the {objective} objective starts from no noise; leave `noise` out")
+        raise ValueError(f"the {objective} objective takes no noise; leave `noise` out")
 
 
 def require_steps(steps: int) -> None:

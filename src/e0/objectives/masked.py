@@ -53,7 +53,15 @@ class MaskedObjective:
     def _hidden_code(self) -> int:
         return self.head.tokenizer.vocabulary_size
 
-    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+    def loss(
+        self,
+        denoise: Denoise,
+        actions: Tensor,
+        valid: Tensor,
+        draws: int,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        refuse_noise(noise, "masked")
         tokens = self.head.tokenizer.encode(actions).repeat_interleave(draws, dim=0)
         valid = valid.repeat_interleave(draws, dim=0)[..., None].expand_as(tokens)
         share = torch.cos(torch.rand(len(tokens), device=tokens.device) * (math.pi / 2))

@@ -27,7 +27,15 @@ class RegressionObjective:
     input_width = 0
     output_width = 1
 
-    def loss(self, denoise: Denoise, actions: Tensor, valid: Tensor, draws: int) -> Tensor:
+    def loss(
+        self,
+        denoise: Denoise,
+        actions: Tensor,
+        valid: Tensor,
+        draws: int,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        refuse_noise(noise, "regression")
         target = standardize(self.tokenizer, actions)
         error = self._predict(denoise, target.shape) - target
         return mean_over_valid(error.abs(), valid)
