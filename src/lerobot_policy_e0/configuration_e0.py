@@ -33,6 +33,10 @@ class E0Config(PreTrainedConfig):
         vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
             numbers cannot name an episode and the policy has to look at its images.
         dtype: float32, or bfloat16 for autocast in LeRobot's training loop.
+        reflow_from: checkpoint directory of a trained policy whose noise-to-chunk pairs are
+            learned in place of the demonstrated actions, for fewer denoising steps (`e0.reflow`).
+            Start from the same one: --policy.path=DIRECTORY --policy.reflow_from=DIRECTORY.
+        reflow_steps: its denoising steps.
     """
 
     horizon: int = 8
@@ -62,6 +66,8 @@ class E0Config(PreTrainedConfig):
 
     vector_noise: float = 0.0
     dtype: str = "float32"
+    reflow_from: str | None = None
+    reflow_steps: int = 10
 
     optimizer_lr: float = 1e-3
     optimizer_betas: tuple[float, float] = (0.9, 0.99)
@@ -93,6 +99,8 @@ class E0Config(PreTrainedConfig):
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+        if self.reflow_steps < 1:
+            raise ValueError(f"reflow_steps must be at least 1, got {self.reflow_steps}")
         if not self.vector_noise >= 0:
             raise ValueError(f"vector_noise must not be negative, got {self.vector_noise}")
         if self.normalization_mapping.get("ACTION") is not NormalizationMode.IDENTITY:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from torch import Tensor
 from e0.network.language import encode_instructions
 from e0.network.policy_network import Observation
 from e0.policy import ActionChunk, Policy
+from e0.reflow import make_teacher, reflow_loss
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import read_actions
 
@@ -58,6 +60,7 @@ class E0Policy(PreTrainedPolicy):
             self.model.tokenizer.fit_statistics(dataset_stats[ACTION], config.codebook)
         if config.compile_model:
             self.model.network.compile_denoising()
+        self._teachers: list[Policy] = []  # in a list, since it is no part of this module
         self._pad_instructions = self.model.network.preset.instruction_patch
         self.reset()
 
@@ -79,15 +82,48 @@ class E0Policy(PreTrainedPolicy):
     ) -> tuple[Tensor, dict[str, float] | None]:
         """Training loss of a batch: observations, `action` (B, H, D), `action_is_pad` (B, H).
 
-        `reduction="none"` gives the loss of each sample, for LeRobot's sample weighting.
+        `reduction="none"` gives the loss of each sample, for LeRobot's sample weighting. Raises
+        CheckpointError if the policy of `reflow_from` cannot be loaded or is of another kind.
         """
         if ACTION not in batch:
             raise ValueError(f"the batch has no {ACTION!r}, only {sorted(batch)}")
-        actions = batch[ACTION]
-        padded = batch.get("action_is_pad")
-        valid = ~padded if padded is not None else actions.new_ones(actions.shape[:2]).bool()
-        losses = self.model.loss(self._observation(batch), actions, valid)
+        observation = self._observation(batch)
+        if self.config.reflow_from is not None:
+            steps = self.config.reflow_steps
+            losses = reflow_loss(self.model, self._teacher(), observation, steps=steps)
+        else:
+            actions = batch[ACTION]
+            padded = batch.get("action_is_pad")
+            valid = ~padded if padded is not None else actions.new_ones(actions.shape[:2]).bool()
+            losses = self.model.loss(observation, actions, valid)
         return (losses if reduction == "none" else losses.mean()), None
+
+    def _teacher(self) -> Policy:
+        """The policy of `reflow_from`, loaded when it is first asked for."""
+        if self._teachers:
+            return self._teachers[0]
+        directory = self.config.reflow_from
+        if directory is None or not Path(directory).is_dir():
+            raise CheckpointError(
+                f"reflow_from must be a checkpoint directory, and {directory!r} is none"
+            )
+        config = PreTrainedConfig.from_pretrained(directory)
+        config.device = self.config.device
+        teacher = E0Policy.from_pretrained(directory, config=config).model
+        same = ("objective", "embedding", "action_dim", "horizon", "cameras", "vectors")
+        for name in same:
+            own, other = getattr(self.model.settings, name), getattr(teacher.settings, name)
+            if own != other:
+                raise CheckpointError(
+                    f"the policy of reflow_from has {name} {other}, this one has {own}"
+                )
+        if not torch.equal(teacher.tokenizer.codebook, self.model.tokenizer.codebook):
+            raise CheckpointError(
+                "the policy of reflow_from has other codebooks than this one: start from it with "
+                f"--policy.path={directory}"
+            )
+        self._teachers.append(make_teacher(teacher))
+        return self._teachers[0]
 
     def predict(self, batch: dict[str, Any], **options: Any) -> ActionChunk:
         """A whole chunk with the entropy of every token's posterior; see `e0.policy.Policy.sample`
