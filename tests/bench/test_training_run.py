@@ -32,8 +32,8 @@ def test_unknown_settings_are_named() -> None:
 
 
 def test_a_failed_training_shows_its_log(tmp_path: Path) -> None:
-    settings = local_training(tmp_path / "nothing", {"device": "cpu"}, {"steps": 1})
-    with pytest.raises(RuntimeError, match=r"(?s)the training failed; .*run\.log.*Error"):
+    settings = local_training(tmp_path / "data", {"head": "unheard-of"}, {"steps": 1})
+    with pytest.raises(RuntimeError, match=r"(?s)the training failed; .*run\.log.*error: `policy`"):
         train(settings, tmp_path / "run", threads=1)
 
 

@@ -37,9 +37,9 @@ class PolicyLoss(nn.Module):
 
 def make_loss() -> PolicyLoss:
     torch.manual_seed(0)
-    PRESETS["small"] = replace(find_preset("tiny"), depth=2, image_size=32)
+    PRESETS["test"] = replace(find_preset("tiny"), depth=2, image_size=32)
     settings = PolicySettings(
-        preset="small",
+        preset="test",
         cameras=("front",),
         vectors={"state": 3},
         action_dim=D,
@@ -58,10 +58,13 @@ def share(rows: slice) -> tuple[Observation, Tensor, Tensor]:
     images, states = (torch.rand(BATCH, *s, generator=generator) for s in ((3, 32, 32), (3,)))
     actions = torch.rand(BATCH, H, D, generator=generator)
     time = torch.rand(BATCH, DRAWS, generator=generator)[rows].flatten()
-    noise = torch.randn(BATCH, DRAWS, H, D, 1, generator=generator)[rows].flatten(0, 1)
+    fixed = torch.randn(BATCH, DRAWS, H, D, 1, generator=generator)[rows].flatten(0, 1)
 
-    def fixed_corrupt(clean: Tensor, t: Tensor, schedule: Schedule) -> Corrupted:
-        return corrupt(clean, t, schedule, noise=noise)
+    def fixed_corrupt(
+        clean: Tensor, t: Tensor, schedule: Schedule, noise: Tensor | None
+    ) -> Corrupted:
+        assert noise is None
+        return corrupt(clean, t, schedule, noise=fixed)
 
     diffusion.sample_time = lambda *_, **__: time
     diffusion.corrupt = fixed_corrupt
@@ -97,7 +100,7 @@ def work(rank: int, directory: str) -> None:
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undoes after the test what `make_loss` and `share` change."""
-    monkeypatch.setitem(PRESETS, "small", find_preset("tiny"))
+    monkeypatch.setitem(PRESETS, "test", find_preset("tiny"))
     monkeypatch.setattr(diffusion, "sample_time", diffusion.sample_time)
     monkeypatch.setattr(diffusion, "corrupt", diffusion.corrupt)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +18,22 @@ import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from e0.bench.files import write_bytes
+from e0.bench.report_figures import (
+    draw_entropy,
+    draw_loss,
+    draw_pace,
+    draw_posterior,
+    draw_success,
+    style,
+)
 from e0.bench.statistics import Rate
 
-SEEING, BLIND, FAILURE = "#3b82c4", "#8b95a1", "#d9703b"
 PLACEHOLDER_INK = "#010203"  # becomes the page's text colour
 PAPER_INK = "#1f2933"
-POSTERIOR_ROWS = 48  # as many as a small picture can show
-TELLING_DIMENSIONS = ("x", "y", "z", "gripper")
 PLAIN_WORDS = {0.95: "almost always", 0.7: "usually", 0.4: "about half the time"}
 PLAIN_WORDS |= {0.1: "sometimes", 1e-9: "rarely", 0: "never"}
 
@@ -118,11 +120,11 @@ def write_report(path: Path, report: Report) -> None:
     cannot be read or written.
     """
     try:
-        with matplotlib.rc_context(_style(PLACEHOLDER_INK)):
+        with matplotlib.rc_context(style(PLACEHOLDER_INK)):
             page = _render(report)
     except (KeyError, UndefinedError) as error:
         raise InvalidReportError(f"a key is missing from the report's content: {error}") from error
-    _replace(path, page.encode())
+    write_bytes(path, page.encode())
 
 
 def success_figure(results: dict[str, Any], path: Path) -> None:
@@ -130,19 +132,10 @@ def success_figure(results: dict[str, Any], path: Path) -> None:
 
     Raises InvalidReportError and OSError as `write_report` does.
     """
-    with matplotlib.rc_context(_style(PAPER_INK)):
+    with matplotlib.rc_context(style(PAPER_INK)):
         buffer = io.BytesIO()
-        _draw_success(_tasks(results)).savefig(buffer, format="png", dpi=200, facecolor="white")
-    _replace(path, buffer.getvalue())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        draw_success(_tasks(results)).savefig(buffer, format="png", dpi=200, facecolor="white")
+    write_bytes(path, buffer.getvalue())
 
 
 def _require(condition: object, message: str) -> None:
@@ -216,17 +209,19 @@ def _render(report: Report) -> str:
     return environment.get_template("report.html.jinja").render(
         report=report,
         tasks=tasks,
-        success=_svg(_draw_success(tasks), "Success rates with 95 % intervals"),
-        loss=_svg(_draw_loss(report.learning_curve), "Training loss and learning rate by step"),
-        pace=_svg(_draw_pace(report.learning_curve), "Seconds of each update by step"),
+        success=_svg(draw_success(tasks), "Success rates with 95 % intervals"),
+        loss=_svg(draw_loss(report.learning_curve), "Training loss and learning rate by step"),
+        pace=_svg(draw_pace(report.learning_curve), "Seconds of each update by step"),
         posteriors=[
-            _svg(_draw_posterior(report, step), f"Posterior {number}")
+            _svg(
+                draw_posterior(step, report.codebook, report.dimension_names), f"Posterior {number}"
+            )
             for number, step in enumerate([] if posterior is None else posterior, start=1)
         ],
         posterior_image=None if image is None else _png_uri(image),
         uniform_entropy=math.log(report.codebook.shape[1]),
         entropies={
-            task: _svg(_draw_entropy(episodes, report.entropy_outcomes[task]), f"Entropy in {task}")
+            task: _svg(draw_entropy(episodes, report.entropy_outcomes[task]), f"Entropy in {task}")
             for task, episodes in report.entropy.items()
             if any(episodes)
         },
@@ -274,132 +269,3 @@ def _svg(figure: Figure, label: str) -> Markup:
     text = head.sub(lambda match: f'{opening}"{match[1]}">', buffer.getvalue(), count=1)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # matplotlib gives every figure the same ids
     return Markup(text.replace(PLACEHOLDER_INK, "currentColor"))
-
-
-# Figures: drawn without pyplot, so that no display and no global state is involved.
-
-
-def _style(ink: str) -> dict[Any, Any]:
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    return dict.fromkeys(inked, ink) | {
-        "font.size": 9,
-        "legend.fontsize": 8,
-        "image.aspect": "auto",
-        "image.interpolation": "none",
-        "image.origin": "lower",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.color": BLIND,
-        "grid.alpha": 0.3,
-        "legend.frameon": False,
-        "svg.hashsalt": "e0",
-        "text.parse_math": False,
-    }
-
-
-def _draw_success(tasks: list[Task]) -> Figure:
-    figure = Figure(figsize=(5.2, 0.9 + 0.6 * len(tasks)), layout="constrained")
-    axes = figure.add_subplot()
-    seeing: dict[float, Rate] = {place: task.seeing for place, task in enumerate(tasks)}
-    blind = {place + 0.4: task.blind for place, task in enumerate(tasks) if task.blind}
-    _draw_bars(axes, seeing, "policy", SEEING)
-    if blind:
-        _draw_bars(axes, blind, "blind control (black images)", BLIND)
-    middles = [place + 0.2 * (place + 0.4 in blind) for place in seeing]
-    axes.set_yticks(middles, [task.name for task in tasks])
-    axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 100), xlabel="success rate in %, with 95 % interval")
-    axes.grid(axis="x")
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def _draw_bars(axes: Axes, rates: dict[float, Rate], label: str, colour: str) -> None:
-    """A horizontal bar with its interval at each place of the vertical axis."""
-    places, ink = list(rates), matplotlib.rcParams["text.color"]
-    shares = np.array([100 * rate.share for rate in rates.values()])
-    bounds = np.array([rate.interval for rate in rates.values()])
-    axes.barh(places, shares, 0.36, color=colour, label=label)
-    margins = np.abs(100 * bounds.T - shares)
-    axes.errorbar(shares, places, xerr=margins, fmt="none", capsize=3, lw=1, ecolor=ink)
-    for place, rate in rates.items():
-        axes.text(102, place, f"{rate.successes}/{rate.episodes}", va="center", fontsize=8)
-
-
-def _draw_loss(curve: list[dict[str, float]]) -> Figure:
-    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
-    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    _plot(loss, curve, "loss", SEEING)
-    _plot(rate, curve, "lr", BLIND)
-    loss.set_ylabel("loss")
-    rate.set(xlabel="training step", ylabel="learning\nrate", ylim=(0, None))
-    return figure
-
-
-def _draw_pace(curve: list[dict[str, float]]) -> Figure:
-    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
-    axes = figure.add_subplot()
-    _plot(axes, curve, "update_s", SEEING, label="update of the network")
-    _plot(axes, curve, "dataloading_s", FAILURE, label="waiting for data")
-    axes.set(xlabel="training step", ylabel="seconds", ylim=(0, None))
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def _plot(
-    axes: Axes, curve: list[dict[str, float]], key: str, colour: str, label: str = ""
-) -> None:
-    steps, values = [row["step"] for row in curve], [row[key] for row in curve]
-    # A line through a single row would be invisible.
-    axes.plot(steps, values, "o-" if len(curve) == 1 else "-", color=colour, lw=1.4, label=label)
-    axes.grid()
-
-
-def _draw_posterior(report: Report, posterior: np.ndarray) -> Figure:
-    """Probability (H, D, V) of each action value at each step of the chunk."""
-    names = [name for name in TELLING_DIMENSIONS if name in report.dimension_names]
-    names = names or report.dimension_names[:4]
-    figure = Figure(figsize=(2.1, 0.35 + 0.85 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, name in zip(panels, names, strict=True):
-        d = report.dimension_names.index(name)
-        _draw_codes(axes, posterior[:, d], report.codebook[d])
-        axes.set_ylabel(name, fontsize=8)
-    panels[-1].set_xlabel("step of the chunk", fontsize=8)
-    figure.align_ylabels()
-    return figure
-
-
-def _draw_codes(axes: Axes, posterior: np.ndarray, codebook: np.ndarray) -> None:
-    """Probabilities (H, V) as a picture whose rows are groups of adjacent codes."""
-    codes, first = np.unique(codebook, return_index=True)  # padding repeats the last code
-    mass = np.add.reduceat(posterior, first, axis=1)
-    # Among 2048 rows a sharp peak would vanish on screen.
-    groups = np.linspace(0, len(codes), min(len(codes), POSTERIOR_ROWS) + 1).astype(int)[:-1]
-    mass = np.add.reduceat(mass, groups, axis=1)
-    shades = LinearSegmentedColormap.from_list("", [to_rgba(SEEING, 0), to_rgba(SEEING)])
-    axes.imshow(mass.T, shades, PowerNorm(0.5, 0, 1), extent=(0.5, len(mass) + 0.5, 0, len(codes)))
-    shown = np.unique(np.linspace(0, len(codes) - 1, 3 if len(codes) > 2 else 2).astype(int))
-    digits = 2 - math.floor(math.log10(np.ptp(codes) or 1))
-    axes.set_yticks(shown + 0.5, [f"{codes[i].round(digits) + 0:g}" for i in shown])
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.tick_params(labelsize=7, length=2)
-    axes.spines[["top", "right"]].set_visible(True)
-
-
-def _draw_entropy(episodes: list[list[float]], outcomes: list[bool]) -> Figure:
-    figure = Figure(figsize=(4.6, 2.8), layout="constrained")
-    axes = figure.add_subplot()
-    for entropy, success in zip(episodes, outcomes, strict=True):
-        # Failures are dashed as well: colour alone does not reach every reader.
-        line, label, colour = ("o-", "success", SEEING) if success else ("o--", "failure", FAILURE)
-        chunks = range(1, len(entropy) + 1)
-        axes.plot(chunks, entropy, line, ms=2.5, lw=1.1, alpha=0.75, color=colour, label=label)
-    axes.set(xlabel="chunk", ylabel="mean entropy (nats)", ylim=(0, None))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid()
-    one_each = {line.get_label(): line for line in axes.lines}
-    figure.legend(handles=list(one_each.values()), loc="outside upper center", ncols=2)
-    return figure

@@ -55,6 +55,8 @@ def check_training(settings: Mapping[str, Any]) -> None:
     import draccus
     from lerobot.configs.train import TrainPipelineConfig
 
+    import lerobot_policy_e0  # noqa: F401 - makes the policy's type known
+
     data = json.loads(json.dumps(settings, default=str))
     try:
         draccus.decode(TrainPipelineConfig, data)
