@@ -4,7 +4,8 @@ Trained on independent noise, one chunk fits many noises, so at t = 1 the poster
 modes and several steps have to choose among them. A deterministic sampler has made that choice for
 every noise. Trained on these pairs (noise, chunk it led to), the network knows the chunk from the
 noise at once: the paths become straight. This is the reflow of Rectified Flow (Liu et al., arXiv
-2209.03003), here with cross-entropy for a discrete diffusion; the loss itself does not change.
+2209.03003), here with cross-entropy for a discrete diffusion; the loss itself does not change, only
+half of its times are 1, where a single step has to do it all.
 """
 
 from __future__ import annotations

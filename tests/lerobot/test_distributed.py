@@ -66,7 +66,7 @@ def share(rows: slice) -> tuple[Observation, Tensor, Tensor]:
         assert noise is None
         return corrupt(clean, t, schedule, noise=fixed)
 
-    diffusion.sample_time = lambda *_, **__: time
+    diffusion.training_time = lambda *_: time
     diffusion.corrupt = fixed_corrupt
     instruction = encode_instructions(["push", "pull", "open", "close"], 64, 8)[rows]
     observation = Observation({"front": images[rows]}, {"state": states[rows]}, instruction)
@@ -101,7 +101,7 @@ def work(rank: int, directory: str) -> None:
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undoes after the test what `make_loss` and `share` change."""
     monkeypatch.setitem(PRESETS, "test", find_preset("tiny"))
-    monkeypatch.setattr(diffusion, "sample_time", diffusion.sample_time)
+    monkeypatch.setattr(diffusion, "training_time", diffusion.training_time)
     monkeypatch.setattr(diffusion, "corrupt", diffusion.corrupt)
 
 

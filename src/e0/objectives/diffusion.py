@@ -16,10 +16,9 @@ from e0.diffusion import (
     corrupt,
     read_out,
     sample,
-    sample_time,
 )
 from e0.heads import TokenHead
-from e0.objectives.interface import ActionChunk, Denoise
+from e0.objectives.interface import ActionChunk, Denoise, training_time
 
 EMBEDDINGS = ("ordinal", "one_hot")
 READ_OUTS = ("argmax", "window_mean")
@@ -79,7 +78,7 @@ class E0Objective:
         valid = valid.repeat_interleave(draws, dim=0)
         # A padded step carries no signal: real steps look at it, and it often repeats one of them.
         clean = self.embedding.embed(tokens).masked_fill(~valid[..., None, None], 0.0)
-        time = sample_time(len(tokens), self.time_distribution, device=clean.device)
+        time = training_time(len(tokens), self.time_distribution, noise, clean.device)
         noisy = corrupt(clean, time, SCHEDULES[self.schedule_name], noise).noisy
         logits = self.head.logits()(denoise(noisy, time))
         return self.head.loss(logits, tokens, valid).view(-1, draws).mean(1)

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from e0.diffusion import mean_over_valid, sample_time
-from e0.objectives.interface import ActionChunk, Denoise, require_steps, starting_noise
+from e0.diffusion import mean_over_valid
+from e0.objectives.interface import (
+    ActionChunk,
+    Denoise,
+    require_steps,
+    starting_noise,
+    training_time,
+)
 from e0.tokens import ActionTokenizer
 
 
@@ -40,7 +46,7 @@ class FlowObjective:
         valid = valid.repeat_interleave(draws, dim=0)
         clean = standardize(self.tokenizer, actions).repeat_interleave(draws, dim=0)
         clean = clean.masked_fill(~valid[..., None], 0.0)  # padded steps carry no signal
-        time = sample_time(len(clean), self.time_distribution, device=clean.device)
+        time = training_time(len(clean), self.time_distribution, noise, clean.device)
         noise = starting_noise(noise, (*clean.shape, 1), None, clean.device)[..., 0]
         velocity = denoise(interpolate(clean, noise, time)[..., None], time)[..., 0]
         error = velocity.float() - (noise - clean)

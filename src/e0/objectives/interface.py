@@ -12,7 +12,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from e0.diffusion import sample_time
 from e0.network.transformer import DecodingCache
+
+SHARE_AT_PURE_NOISE = 0.5
 
 
 class Denoise(Protocol):
@@ -115,3 +118,15 @@ def starting_noise(
     if noise.shape != shape:
         raise ValueError(f"noise must have shape {shape}, got {tuple(noise.shape)}")
     return noise.to(device=device, dtype=torch.float32)
+
+
+def training_time(
+    batch: int, distribution: str, noise: Tensor | None, device: torch.device
+) -> Tensor:
+    """Times (batch,) to train at. If the noise is that of the chunk, half of them are exactly 1,
+    where a single denoising step has to know the chunk from the noise; if it is fresh, there is
+    nothing to learn there."""
+    time = sample_time(batch, distribution, device=device)
+    if noise is None:
+        return time
+    return time.masked_fill(torch.rand(batch, device=device) < SHARE_AT_PURE_NOISE, 1.0)
