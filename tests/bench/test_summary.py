@@ -60,7 +60,19 @@ def test_comparisons(summary: dict[str, Any]) -> None:
     assert push["p"] == pytest.approx(0.4545, abs=1e-4)
     assert push["verdict"] == "not distinguishable"
     assert row(summary["comparisons"], task="all tasks")["n"] == 60
-    assert max(r["p_holm"] for r in summary["comparisons"]) == 1.0
+
+
+def test_p_values_are_adjusted_within_a_task() -> None:
+    """Three pairs: the p of the one clear task does not depend on the other task's rows."""
+    results = {"a": "+" * 20, "b": "+" * 20, "c": "-" * 12 + "+" * 8}
+    rows = [e for p, text in results.items() for e in episodes(p, "push", text)]
+    alone = summarize(rows, [*results], ["push"], [])["comparisons"]
+    rows += [e for p in results for e in episodes(p, "pick", "+" * 20)]
+    both = summarize(rows, [*results], ["push", "pick"], [])["comparisons"]
+    worst = row(alone, first="a", second="c")
+    assert worst["p"] == pytest.approx(2 * 0.5**12)
+    assert worst["p_holm"] == pytest.approx(3 * worst["p"])
+    assert row(both, first="a", second="c", task="push")["p_holm"] == worst["p_holm"]
 
 
 def test_clear_winner_and_too_few() -> None:

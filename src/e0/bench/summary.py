@@ -143,9 +143,12 @@ def _comparisons(
                     "p": mcnemar_p(only_first, only_second),
                 }
             )
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
-        row["verdict"] = verdict(row["first"], row["second"], row["n"], row["difference"], adjusted)
+    for task in {row["task"] for row in rows}:
+        own = [row for row in rows if row["task"] == task]
+        for row, adjusted in zip(own, holm([row["p"] for row in own]), strict=True):
+            names = (row["first"], row["second"])
+            row["p_holm"] = adjusted
+            row["verdict"] = verdict(*names, row["n"], row["difference"], adjusted)
     return rows
 
 
@@ -234,8 +237,8 @@ SUCCESS_NOTE = (
     "other episodes ran."
 )
 COMPARISON_NOTE = (
-    "Differences with 95 % paired bootstrap intervals; exact McNemar p, adjusted (Holm) for all "
-    "rows of this table."
+    "Differences with 95 % paired bootstrap intervals; exact McNemar p, and adjusted (Holm) for all "
+    "rows of its task, by which the verdict goes."
 )
 AUC_NOTE = (
     "AUC: how often a failure has a higher mean entropy than a success of the same task (50 % is "
@@ -271,12 +274,14 @@ def _comparison_table(comparisons: list[dict[str, Any]], names: Sequence[str]) -
                 str(row["n"]),
                 f"{row['only_first']} / {row['only_second']}",
                 f"{100 * row['difference']:+.0f} ({interval})",
+                _p(row["p"]),
                 _p(row["p_holm"]),
                 row["verdict"],
             ]
         )
     head = ["A" if name == "first" else "B" if name == "second" else name for name in names]
-    return _table([*head, "task", "n", "only A / only B", "A − B, points", "p", "verdict"], rows)
+    head += ["task", "n", "only A / only B", "A − B, points", "p", "adjusted p", "verdict"]
+    return _table(head, rows)
 
 
 def _calibration_table(summary: dict[str, Any]) -> str:
