@@ -237,8 +237,8 @@ SUCCESS_NOTE = (
     "other episodes ran."
 )
 COMPARISON_NOTE = (
-    "Differences with 95 % paired bootstrap intervals; exact McNemar p, and adjusted (Holm) for all "
-    "rows of its task, by which the verdict goes."
+    "Differences with 95 % paired bootstrap intervals; exact McNemar p, and adjusted (Holm) for "
+    "all rows of its task, by which the verdict goes."
 )
 AUC_NOTE = (
     "AUC: how often a failure has a higher mean entropy than a success of the same task (50 % is "
