@@ -21,7 +21,7 @@ from e0.bench.token_lab import (
     parse_variant,
     plan_runs,
 )
-from e0.bench.token_lab_report import draw_figure, markdown_table
+from e0.bench.token_lab_report import draw_figure, markdown_tables
 from e0.bench.token_lab_runner import run_lab
 
 KNOWN = OBJECTIVES | REFERENCES
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     rows = run_lab(settings, runs, results, options.workers)
-    table = markdown_table(rows, results.settings)
+    table = markdown_tables(rows, results.settings)
     print(f"\n{table}")
     if options.table is not None:
         write_text(options.table, table)
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="JSON file of results; finished runs are kept")
-    add("--table", type=Path, help="write the table here, too (Markdown)")
+    add("--table", type=Path, help="write the tables here, too (Markdown)")
     add("--figure", type=Path, help="write the figure here (PNG, SVG or PDF)")
     add("--quick", action="store_true", help="a few minutes on 2 cores: fewer steps, one seed")
     add(

@@ -23,7 +23,7 @@ from e0.bench.token_lab import (
     parse_variant,
     plan_runs,
 )
-from e0.bench.token_lab_report import draw_figure, markdown_table
+from e0.bench.token_lab_report import draw_figure, markdown_tables
 from e0.bench.token_lab_runner import run_lab
 
 SMALL = LabSettings(
@@ -140,7 +140,7 @@ def test_variants_are_settings_of_the_policy() -> None:
         plan_runs({"x": {"objective": "e1"}}, [16], [0])
 
 
-def test_table_gives_mean_and_deviation_over_seeds() -> None:
+def test_tables_give_mean_and_deviation_over_seeds() -> None:
     row = {
         "variant": "e0 ordinal", "objective": "e0", "bins": 256, "tv": 0.1, "tv_floor": 0.05,
         "steps_per_second": 10.0, "chunks_per_second": 100.0,
@@ -151,17 +151,32 @@ def test_table_gives_mean_and_deviation_over_seeds() -> None:
                                 (1, 10, 0.9, 3.0)]
     ]  # fmt: skip
     rows.append(
+        row | {"variant": "autoregressive", "objective": "autoregressive", "seed": 0,
+               "denoising_steps": 32, "steps_taken": 32, "coherence": 0.9, "mae": 2.0}
+    )  # fmt: skip
+    rows.append(
         row | {"variant": "exact", "objective": "exact", "seed": 0, "denoising_steps": None,
                "steps_taken": None, "coherence": 1.0, "mae": 1.3, "steps_per_second": None,
                "chunks_per_second": None}
     )  # fmt: skip
     settings = replace(SMALL, denoising_steps=(1, 10)).as_json()
-    lines = markdown_table(rows, settings).splitlines()
-    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells == [
-        "e0 ordinal", "256", "0.10 ± 0.14", "0.85 ± 0.07", "", "4.00", "2.50 ± 0.71",
-        "0.100 ± 0.000", "0.100 ± 0.000", "10.0", "100",
-    ]  # fmt: skip
-    cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
-    assert cells == ["exact", "256", "", "", "1.00", "", "1.30", "", "0.100", "", ""]
-    assert "2 seeds; 2 contexts × 5 chunks" in lines[-1] and "reach 0.050" in lines[-1]
+    parts = markdown_tables(rows, settings).split("\n\n")
+    tables = {
+        title.strip("*").split(",")[0].split()[0]: [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+        ]
+        for title, table in zip(parts[:-1:2], parts[1::2], strict=True)
+    }
+    assert tables["Coherent"][0] == ["objective", "V", "K=1", "K=10", "own"]
+    assert tables["Coherent"][2:] == [
+        ["e0 ordinal", "256", "0.10 ± 0.14", "0.85 ± 0.07", ""],
+        ["autoregressive", "256", "", "", "0.90 (32)"],
+        ["exact", "256", "", "", "1.00"],
+    ]
+    assert tables["Error"][2] == ["e0 ordinal", "256", "4.00", "2.50 ± 0.71", ""]
+    assert tables["Total"][2][2:] == ["0.100 ± 0.000", "0.100 ± 0.000", ""]
+    assert tables["Speed"][2:] == [  # nothing was measured for exact samples
+        ["e0 ordinal", "256", "10.0", "100"],
+        ["autoregressive", "256", "10.0", "100"],
+    ]
+    assert "2 seeds; 2 contexts × 5 chunks" in parts[-1] and "reach 0.050" in parts[-1]

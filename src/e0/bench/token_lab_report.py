@@ -18,35 +18,58 @@ from e0.bench.token_lab import WITHOUT_STEPS, Row
 REFERENCE_INK = "#8b95a1"
 MARKERS = "osD^vP*X"
 PLAIN = StrMethodFormatter("{x:g}")  # no powers of ten
+METRICS = (
+    ("Coherent chunks, share", "coherence", 2),
+    ("Error of coherent chunks, ×10⁻³", "mae", 2),
+    ("Total variation between the modes' frequencies and the true ones", "tv", 3),
+)
 NOTE = """\
 Mean ± standard deviation over {seeds}; {samples}. K: denoising steps; "own": \
-objectives that fix the number of evaluations themselves, and exact samples (through the \
-vocabulary); their error and total variation stand under the largest K. Error: median absolute \
-error ×10⁻³ of coherent chunks, which may be less than that of exact samples, as these are noisy. \
-Total variation: exact samples reach {floor:.3f}. Steps/s: \
-training, batch {batch}, one core; chunks/s: sampling at the largest K, one core."""
+objectives that fix the number of evaluations (in brackets) themselves, and exact samples, through \
+the vocabulary. Error: median absolute error, which may be less than that of exact samples, as \
+these are noisy. Total variation: exact samples reach {floor:.3f}. Training: batch {batch}, one \
+core; chunks/s: sampling at the largest K, one core."""
 
 
-def markdown_table(rows: Sequence[Row], settings: dict[str, Any]) -> str:
-    """A line for each variant and vocabulary, in the order of `rows`, and a note on how to read."""
-    ks: list[int] = settings["denoising_steps"]
-    header = ["Objective", "V", *(f"coherence K={k}" for k in ks), "own"]
-    header += [f"{name} K={k}" for name in ("error", "TV") for k in ks]
-    header += ["steps/s", "chunks/s"]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
-    for variant, bins in dict.fromkeys((row["variant"], row["bins"]) for row in rows):
-        own = [row for row in rows if (row["variant"], row["bins"]) == (variant, bins)]
-        at = {k: [row for row in own if row["denoising_steps"] == k] for k in ks}
-        fixed = [row for row in own if _without_steps(row)]
-        if fixed:
-            at[ks[-1]] = fixed
-        line = [variant, "" if bins is None else str(bins)]
-        line += ["" if fixed else _spread(at[k], "coherence", 2) for k in ks]
-        line.append(_own(fixed))
-        line += [_spread(at[k], "mae", 2) for k in ks] + [_spread(at[k], "tv", 3) for k in ks]
-        line += [_mean(own, "steps_per_second", 1), _mean(at[ks[-1]], "chunks_per_second", 0)]
-        lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_note(rows, settings)}\n"
+def markdown_tables(rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    """A table for each thing measured, with a line for each variant and vocabulary in the order of
+    `rows`, and a note on how to read them."""
+    by_variant: dict[tuple[str, int | None], list[Row]] = {}
+    for row in rows:
+        by_variant.setdefault((row["variant"], row["bins"]), []).append(row)
+    quality = [
+        (title, [*(f"K={k}" for k in settings["denoising_steps"]), "own"],
+         [_at_steps(own, settings["denoising_steps"], metric, digits)
+          for own in by_variant.values()])
+        for title, metric, digits in METRICS
+    ]  # fmt: skip
+    speed = [_speed(own) for own in by_variant.values()]
+    parts = []
+    for title, head, lines in [*quality, ("Speed", ["training steps/s", "chunks/s"], speed)]:
+        table = [["objective", "V", *head], ["---", *["---:"] * (len(head) + 1)]]
+        for (variant, bins), cells in zip(by_variant, lines, strict=True):
+            if any(cells):
+                table.append([variant, "" if bins is None else str(bins), *cells])
+        parts += [f"**{title}**", "\n".join(f"| {' | '.join(line)} |" for line in table)]
+    return "\n\n".join([*parts, _note(rows, settings)]) + "\n"
+
+
+def _at_steps(own: Sequence[Row], steps: Sequence[int], metric: str, digits: int) -> list[str]:
+    """A metric at each number of denoising steps; for a variant without them only under "own"."""
+    fixed = [row for row in own if _without_steps(row)]
+    if fixed:
+        evaluations = fixed[0]["steps_taken"]
+        value = _spread(fixed, metric, digits)
+        return [*[""] * len(steps), value if evaluations is None else f"{value} ({evaluations})"]
+    at = {k: [row for row in own if row["denoising_steps"] == k] for k in steps}
+    return [*(_spread(at[k], metric, digits) for k in steps), ""]
+
+
+def _speed(own: Sequence[Row]) -> list[str]:
+    """Training steps per second, and chunks per second at the largest number of evaluations."""
+    most = max(row["steps_taken"] or 0 for row in own)
+    slowest = [row for row in own if (row["steps_taken"] or 0) == most]
+    return [_mean(own, "steps_per_second", 1), _mean(slowest, "chunks_per_second", 0)]
 
 
 def draw_figure(rows: Sequence[Row], settings: dict[str, Any], path: Path) -> None:
@@ -134,15 +157,6 @@ def _look(variant: str, trained: Sequence[str]) -> dict[str, Any]:
 
 def _without_steps(row: Row) -> bool:
     return row["objective"] in WITHOUT_STEPS or row["denoising_steps"] is None
-
-
-def _own(rows: Sequence[Row]) -> str:
-    """Coherence of an objective without denoising steps, and how many evaluations it took."""
-    if not rows:
-        return ""
-    evaluations = rows[0]["steps_taken"]
-    coherence = _spread(rows, "coherence", 2)
-    return coherence if evaluations is None else f"{coherence} ({evaluations})"
 
 
 def _values(rows: Iterable[Row], metric: str) -> list[float]:
