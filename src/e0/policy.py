@@ -148,6 +148,23 @@ class Policy(nn.Module):
         return self.objective.loss(denoise, actions, valid, draws, noise)
 
     @torch.no_grad()
+    def copy_prefix(self, other: Policy) -> None:
+        """Encode observations as `other` does from now on, whatever its objective.
+
+        Raises ValueError naming the first setting in which the two encode differently.
+        """
+        for name in ("preset", "cameras", "vectors", "use_instruction"):
+            own, given = getattr(self.settings, name), getattr(other.settings, name)
+            if own != given:
+                raise ValueError(
+                    f"a prefix can only come from a policy with the same {name}: this one has "
+                    f"{own}, the other has {given}"
+                )
+        given = other.network.prefix_parameters()
+        for name, parameter in self.network.prefix_parameters().items():
+            parameter.copy_(given[name])
+
+    @torch.no_grad()
     def sample(
         self,
         observation: Observation,

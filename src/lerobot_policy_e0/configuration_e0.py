@@ -33,6 +33,8 @@ class E0Config(PreTrainedConfig):
         vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
             numbers cannot name an episode and the policy has to look at its images.
         dtype: float32, or bfloat16 for autocast in LeRobot's training loop.
+        prefix_from: checkpoint directory of a trained policy, of any objective; a new policy starts
+            with its encoding of observations, and learns on from there. Ignored in a checkpoint.
         reflow_from: checkpoint directory of a trained policy whose noise-to-chunk pairs are
             learned in place of the demonstrated actions, for fewer denoising steps (`e0.reflow`).
             Start from the same one: --policy.path=DIRECTORY --policy.reflow_from=DIRECTORY.
@@ -66,6 +68,7 @@ class E0Config(PreTrainedConfig):
 
     vector_noise: float = 0.0
     dtype: str = "float32"
+    prefix_from: str | None = None
     reflow_from: str | None = None
     reflow_steps: int = 10
 

@@ -58,6 +58,9 @@ class E0Policy(PreTrainedPolicy):
                     "recompute them, or pass dataset_meta so that the actions can be read"
                 )
             self.model.tokenizer.fit_statistics(dataset_stats[ACTION], config.codebook)
+        new = dataset_meta is not None or dataset_stats is not None
+        if new and config.prefix_from is not None:
+            self.model.copy_prefix(self._load_other("prefix_from"))
         if config.compile_model:
             self.model.network.compile_denoising()
         self._teachers: list[Policy] = []  # in a list, since it is no part of this module
@@ -102,14 +105,7 @@ class E0Policy(PreTrainedPolicy):
         """The policy of `reflow_from`, loaded when it is first asked for."""
         if self._teachers:
             return self._teachers[0]
-        directory = self.config.reflow_from
-        if directory is None or not Path(directory).is_dir():
-            raise CheckpointError(
-                f"reflow_from must be a checkpoint directory, and {directory!r} is none"
-            )
-        config = PreTrainedConfig.from_pretrained(directory)
-        config.device = self.config.device
-        teacher = E0Policy.from_pretrained(directory, config=config).model
+        teacher = self._load_other("reflow_from")
         same = ("objective", "embedding", "action_dim", "horizon", "cameras", "vectors")
         for name in same:
             own, other = getattr(self.model.settings, name), getattr(teacher.settings, name)
@@ -120,10 +116,21 @@ class E0Policy(PreTrainedPolicy):
         if not torch.equal(teacher.tokenizer.codebook, self.model.tokenizer.codebook):
             raise CheckpointError(
                 "the policy of reflow_from has other codebooks than this one: start from it with "
-                f"--policy.path={directory}"
+                f"--policy.path={self.config.reflow_from}"
             )
         self._teachers.append(make_teacher(teacher))
         return self._teachers[0]
+
+    def _load_other(self, setting: str) -> Policy:
+        """The policy whose checkpoint directory a setting of the configuration names."""
+        directory = getattr(self.config, setting)
+        if directory is None or not Path(directory).is_dir():
+            raise CheckpointError(
+                f"{setting} must be a checkpoint directory, and {directory!r} is none"
+            )
+        config = PreTrainedConfig.from_pretrained(directory)
+        config.device = self.config.device
+        return E0Policy.from_pretrained(directory, config=config).model
 
     def predict(self, batch: dict[str, Any], **options: Any) -> ActionChunk:
         """A whole chunk with the entropy of every token's posterior; see `e0.policy.Policy.sample`

@@ -1,7 +1,7 @@
 """From a recipe to measured policies: same demonstrations, same training, same episodes.
 
 Every phase is skipped where its result is there and resumed where it was cut short. The output
-holds `dataset`, `held_out`, `train/LABEL`, `benchmark` and `comparison.json`.
+holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `benchmark` and `comparison.json`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     _collect(recipe, output / "dataset", recipe.dataset, settings.workers)
     held_out = {"tasks": recipe.dataset["tasks"], **recipe.held_out}
     _collect(recipe, output / "held_out", held_out, settings.workers)
-    checkpoints = _train_all(recipe, output, settings.workers)
+    prefix = _pretrain(recipe, output)
+    checkpoints = _train_all(recipe, output, prefix, settings.workers)
     policies = {
         label: _cost(output / "train" / label, checkpoint)
         | action_error(checkpoint, output / "held_out", f"Held-out error of {label}")
@@ -119,12 +120,24 @@ def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int
     collect_dataset(request, path, workers=workers)
 
 
-def _train_all(recipe: Recipe, output: Path, workers: int) -> dict[str, Path]:
+def _pretrain(recipe: Recipe, output: Path) -> dict[str, Any]:
+    """Settings with which a policy starts from the pretrained encoding, if the recipe has one."""
+    if recipe.pretraining is None:
+        return {}
+    loop = recipe.loop() | {"steps": recipe.pretraining["steps"]}
+    flags = local_training(output / "dataset", recipe.pretrained_policy(), loop)
+    return {"prefix_from": train(flags, output / "pretrained", description="Pretraining")}
+
+
+def _train_all(
+    recipe: Recipe, output: Path, prefix: dict[str, Any], workers: int
+) -> dict[str, Path]:
     """The checkpoint of every policy. The trainings share nothing but the data."""
     threads = max(1, (os.cpu_count() or 1) // workers)
 
     def run(place: int, label: str) -> Path:
-        flags = local_training(output / "dataset", recipe.policy(label), recipe.loop())
+        policy = recipe.policy(label) | prefix
+        flags = local_training(output / "dataset", policy, recipe.loop())
         directory = output / "train" / label
         return train(flags, directory, threads=threads, description=label, position=place % workers)
 

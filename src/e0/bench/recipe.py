@@ -4,6 +4,8 @@
 [environment]        options of the environment, in collecting and in measuring alike
 [training]           steps, batch_size and other flags of `lerobot-train`
 [training.policy]    settings of `lerobot_policy_e0.E0Config` that all policies share
+[pretraining]        optional: steps, and a table of policy settings. A policy of these, trained
+                     first, gives all others the encoding of observations that they start with
 [policies.LABEL]     settings in which this one differs
 [held_out]           episodes, seed: demonstrations that nothing is trained on
 [benchmark]          episodes, seed, ...: settings of `e0 bench`
@@ -22,6 +24,7 @@ from typing import Any
 from e0.bench.benchmark import BenchmarkSettings
 from e0.bench.training_run import check_training, local_training
 
+OPTIONAL = ("pretraining",)
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
 DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps")
 HELD_OUT_KEYS = ("episodes", "seed")
@@ -42,10 +45,15 @@ class Recipe:
     policies: dict[str, dict[str, Any]]
     held_out: dict[str, Any]
     benchmark: dict[str, Any]
+    pretraining: dict[str, Any] | None = None
 
     def policy(self, label: str) -> dict[str, Any]:
         """All settings of a policy."""
         return self.training.get("policy", {}) | self.policies[label]
+
+    def pretrained_policy(self) -> dict[str, Any]:
+        """All settings of the policy that gives the others their encoding of observations."""
+        return self.training.get("policy", {}) | (self.pretraining or {}).get("policy", {})
 
     def loop(self) -> dict[str, Any]:
         """The settings of the training loop, without the policy's."""
@@ -63,11 +71,13 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     try:
-        _require_keys("the recipe", data, REQUIRED, required=REQUIRED)
+        _require_keys("the recipe", data, REQUIRED + OPTIONAL, required=REQUIRED)
         recipe = Recipe(**data)
         _check_sections(recipe)
         for label in recipe.policies:
-            _check_policy(recipe, label)
+            _check_policy(recipe, f"[policies.{label}]", recipe.policy(label))
+        if recipe.pretraining is not None:
+            _check_policy(recipe, "[pretraining.policy]", recipe.pretrained_policy())
         _check_seeds(recipe)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
@@ -84,22 +94,23 @@ def _check_sections(recipe: Recipe) -> None:
     known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
     _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
-        if not isinstance(recipe.training.get(name), int) or recipe.training[name] < 1:
-            raise RecipeError(f"[training] needs {name}, a whole number of at least 1")
+        _require_count("[training]", recipe.training, name)
+    if recipe.pretraining is not None:
+        _require_keys("[pretraining]", recipe.pretraining, ("steps", "policy"))
+        _require_count("[pretraining]", recipe.pretraining, "steps")
     if not recipe.policies:
         raise RecipeError("[policies.LABEL] is missing: give at least one policy")
 
 
-def _check_policy(recipe: Recipe, label: str) -> None:
+def _check_policy(recipe: Recipe, where: str, settings: dict[str, Any]) -> None:
     from lerobot_policy_e0 import E0Config
 
-    settings = recipe.policy(label)
     known = [field.name for field in fields(E0Config)]
-    _require_keys(f"[policies.{label}] with [training.policy]", settings, known)
+    _require_keys(f"{where} with [training.policy]", settings, known)
     try:
         E0Config(**settings)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"[policies.{label}]: {error}") from error
+        raise RecipeError(f"{where}: {error}") from error
     try:
         check_training(local_training(Path("dataset"), settings, recipe.loop()))
     except ValueError as error:
@@ -137,13 +148,18 @@ def _require_keys(
         raise RecipeError(f"{where} lacks {', '.join(missing)}")
 
 
+def _require_count(where: str, given: Mapping[str, Any], name: str) -> None:
+    if not isinstance(given.get(name), int) or given[name] < 1:
+        raise RecipeError(f"{where} needs {name}, a whole number of at least 1")
+
+
 def differences(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Names of what would spoil results that an older recipe gave. The benchmark checks itself, and
     policies may come and go."""
     now = json.loads(json.dumps(vars(recipe)))
     names = [
         name
-        for name in ("dataset", "environment", "training", "held_out")
+        for name in ("dataset", "environment", "training", "held_out", "pretraining")
         if before.get(name) != now[name]
     ]
     both = before.get("policies", {}).keys() & now["policies"].keys()

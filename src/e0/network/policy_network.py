@@ -52,6 +52,10 @@ class Prefix(NamedTuple):
     """(B, P), False for padding of short instructions."""
 
 
+SUFFIX = ("time", "action_in", "step_identity", "suffix_blocks", "suffix_norm", "action_out")
+"""Parts of the network that `encode_prefix` does not use."""
+
+
 class PolicyNetwork(nn.Module):
     """The transformer of a policy. `input_width` numbers come in and `output_width` go out for
     every (step, dimension): the objective says how many and what they mean.
@@ -114,6 +118,14 @@ class PolicyNetwork(nn.Module):
         self.suffix_norm = RMSNorm(action_width)
         self.action_out = nn.Linear(action_width, self.token_dim * output_width)
 
+    def prefix_parameters(self) -> dict[str, nn.Parameter]:
+        """By name, all that `encode_prefix` depends on."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name.split(".")[0] not in SUFFIX
+        }
+
     def encode_prefix(self, observation: Observation) -> Prefix:
         """Encode an observation once; every denoising step and noise draw reuses the result.
 
@@ -172,7 +184,7 @@ class PolicyNetwork(nn.Module):
         """All prefix tokens (B, P, C) and their mask (B, P)."""
         _require_same("cameras", self.cameras, observation.images)
         _require_same("vector features", self.vectors, observation.vectors)
-        _require_shapes(observation, self.vectors)
+        _require_well_formed(observation, self.vectors)
         parts: list[Tensor] = []
         if self.tower is not None and self.camera_identity is not None:
             size = self.preset.image_size
@@ -220,11 +232,15 @@ def _require_same(what: str, expected: Sequence[str] | Mapping[str, int], got: M
         )
 
 
-def _require_shapes(observation: Observation, sizes: Mapping[str, int]) -> None:
+def _require_well_formed(observation: Observation, sizes: Mapping[str, int]) -> None:
     for name, image in observation.images.items():
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(
                 f"image {name!r} must have shape (B, 3, height, width), got {tuple(image.shape)}"
+            )
+        if not image.is_floating_point():
+            raise ValueError(
+                f"image {name!r} must be float in [0, 1], got {image.dtype}: divide it by 255"
             )
     for name, size in sizes.items():
         shape = tuple(observation.vectors[name].shape)

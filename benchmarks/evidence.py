@@ -1,0 +1,102 @@
+"""Write the tables and figures of docs/evidence.md anew, from the results in benchmarks/results.
+
+    python benchmarks/evidence.py
+
+What a results file is follows from its keys: of the token lab, of `e0 compare` (comparison.json) or
+of `e0 bench` (summary.json); others are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from e0.bench.benchmark_figures import COLOURS, STYLE, calibration_figure, success_figure
+from e0.bench.comparison import comparison_markdown
+from e0.bench.files import write_text
+from e0.bench.summary import markdown
+from e0.bench.token_lab_report import draw_figure, markdown_tables
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs" / "evidence"
+VOCABULARY_LABEL = re.compile(r"v(\d+)")
+
+
+def main() -> None:
+    for path, results in read_results().items():
+        text = tables(results)
+        if text is not None:
+            write_text(DOCS / f"{path.stem}.md", text)
+            figures(results, path.stem)
+
+
+def read_results() -> dict[Path, dict[str, Any]]:
+    """All results files by their path."""
+    return {path: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def tables(results: dict[str, Any]) -> str | None:
+    """The tables of a results file, None for an unknown kind."""
+    if "rows" in results:
+        return markdown_tables(results["rows"], results["settings"])
+    if "rates" in results:
+        return markdown(results)
+    return comparison_markdown(results) if "benchmark" in results else None
+
+
+def figures(results: dict[str, Any], name: str) -> None:
+    """The figures of a results file."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    if "rows" in results:
+        draw_figure(results["rows"], results["settings"], DOCS / f"{name}.png")
+        return
+    summary = results if "rates" in results else results["benchmark"]
+    success_figure(summary, DOCS / f"{name}.png")
+    if summary["calibration"]:
+        calibration_figure(summary, DOCS / f"{name}-calibration.png")
+    sizes = [VOCABULARY_LABEL.fullmatch(label) for label in results.get("policies", {})]
+    if sizes and all(sizes):
+        vocabulary_figure(results, DOCS / f"{name}-error.png")
+
+
+def vocabulary_figure(results: dict[str, Any], path: Path) -> None:
+    """Success and error on held-out demonstrations against the vocabulary's size, whose policies
+    are called v16, v64, ..."""
+    policies: dict[str, dict[str, float]] = results["policies"]
+    sizes = [int(label[1:]) for label in policies]
+    # Of a policy's rates the last one is that over all tasks.
+    rates = {r["policy"]: r for r in results["benchmark"]["rates"] if r["control"] == "none"}
+    share = [100 * rates[label]["rate"] for label in policies]
+    margins = [
+        [100 * (rates[label]["rate"] - rates[label]["low"]) for label in policies],
+        [100 * (rates[label]["high"] - rates[label]["rate"]) for label in policies],
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+        success, error = figure.subplots(1, 2)
+        success.errorbar(sizes, share, margins, color=COLOURS[0], marker="o", ms=5, capsize=3)
+        success.set(ylabel="success, % (95 % Wilson interval)", ylim=(-2, 102))
+        for key, label, colour in (
+            ("error", "of the policy", COLOURS[0]),
+            ("codes", "of the codes alone", COLOURS[1]),
+        ):
+            values = [row[key] for row in policies.values()]
+            error.plot(sizes, values, color=colour, marker="o", ms=5, label=label)
+        error.set(ylabel="mean absolute error, held out", yscale="log")
+        error.legend()
+        for axes in (success, error):
+            axes.set(xscale="log", xlabel="codes per action dimension")
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.minorticks_off()
+            axes.grid(axis="y", alpha=0.3, lw=0.5)
+        figure.savefig(path, dpi=160)
+
+
+if __name__ == "__main__":
+    main()

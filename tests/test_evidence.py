@@ -1,0 +1,45 @@
+"""What docs/evidence.md shows is what benchmarks/results holds."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def evidence() -> ModuleType:
+    path = ROOT / "benchmarks" / "evidence.py"
+    spec = importlib.util.spec_from_file_location("evidence", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_those_of_the_results(evidence: ModuleType) -> None:
+    texts = {path: evidence.tables(results) for path, results in evidence.read_results().items()}
+    shown = {path: text for path, text in texts.items() if text is not None}
+    assert shown
+    for path, text in shown.items():
+        assert (evidence.DOCS / f"{path.stem}.md").read_text() == text, "run benchmarks/evidence.py"
+
+
+def test_figures_are_drawn(
+    evidence: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evidence, "DOCS", tmp_path)
+    evidence.main()
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (ROOT / "docs" / "evidence").iterdir()}
+
+
+def test_the_page_links_to_files_that_exist() -> None:
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", page) if not link.startswith("http")]
+    assert links
+    for link in links:
+        assert (ROOT / "docs" / link).exists(), link
