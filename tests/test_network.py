@@ -424,6 +424,15 @@ def test_another_shape_names_the_feature(
         network.encode_prefix(observation)
 
 
+def test_images_of_whole_numbers_are_refused() -> None:
+    network = make_network(("front",), {"state": 4}, use_instruction=False)
+    image = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(
+        ValueError, match=r"'front' must be float in \[0, 1\], got torch.uint8: div"
+    ):
+        network.encode_prefix(Observation({"front": image}, {"state": torch.zeros(2, 4)}))
+
+
 # Instructions
 
 

@@ -198,6 +198,46 @@ def test_a_saved_policy_is_the_same_policy() -> None:
         loaded.load_state_dict(incomplete, strict=True)
 
 
+def test_a_prefix_is_copied_between_objectives() -> None:
+    observation = Observation(
+        {"front": torch.rand(B, 3, 32, 32)},
+        data()[0].vectors,
+        encode_instructions(["go"] * B, 8, PRESETS["narrow"].instruction_patch),
+    )
+    seeing = {"cameras": ("front",), "use_instruction": True}
+    own, other = make_policy(**seeing), make_policy(**seeing, objective="regression")
+    suffix = [p.clone() for p in own.network.suffix_blocks.parameters()]
+    with torch.no_grad():
+        for parameter in other.network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+
+    def keys(policy: Policy) -> Tensor:
+        return policy.network.encode_prefix(observation).layers[-1].keys
+
+    assert not torch.equal(keys(own), keys(other))
+    own.copy_prefix(other)
+    assert torch.equal(keys(own), keys(other))
+    assert all(map(torch.equal, own.network.suffix_blocks.parameters(), suffix))
+    assert own.network.prefix_parameters()["camera_identity"].requires_grad
+    # The names tell all that matters: no prefix depends on any other parameter.
+    keys(own).sum().backward()
+    touched = {n for n, p in own.network.named_parameters() if p.grad is not None}
+    assert touched <= own.network.prefix_parameters().keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vectors": {"state": S, "force": 2}}, "the same vectors"),
+        ({"use_instruction": True}, "the same use_instruction: this one has False"),
+        ({"preset": "tiny"}, "the same preset: this one has narrow, the other has tiny"),
+    ],
+)
+def test_a_prefix_of_another_kind_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_policy().copy_prefix(make_policy(**changes))
+
+
 @pytest.mark.parametrize("steps", [1, 3, 7])
 def test_each_denoising_step_is_one_evaluation(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, observation = make_policy(denoising_steps=steps), data()[0]

@@ -28,6 +28,9 @@ steps = 2
 batch_size = 4
 [training.policy]
 device = "cpu"
+[pretraining]
+steps = 1
+policy.objective = "regression"
 [policies.e0]
 objective = "e0"
 denoising_steps = 2
@@ -70,6 +73,14 @@ def test_every_policy_is_trained_and_measured(
         ("regression", 800_000),
     ]
     assert json.loads((settings.directory / "comparison.json").read_text()) == results
+    prefix = [
+        json.loads(path.read_text())["prefix_from"]
+        for path in settings.directory.glob(
+            "train/*/checkpoints/000002/pretrained_model/config.json"
+        )
+    ]
+    pretrained = settings.directory / "pretrained/checkpoints/000001/pretrained_model"
+    assert prefix == [str(pretrained)] * 2 and pretrained.is_dir()
     table = (settings.directory / "comparison.md").read_text()
     assert table == comparison_markdown(results)
     assert f"| regression | {results['policies']['regression']['parameters']:,} |" in table

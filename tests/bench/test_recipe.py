@@ -83,6 +83,12 @@ def test_a_policy_has_the_shared_settings_and_its_own(tmp_path: Path) -> None:
         ("seed = 600_000", "seed = 100_029", r"\[dataset\] .* leave at least 30 between"),
         ("episodes = 1\nseed = 800_000", "seed = 800_000", r"\[benchmark\] lacks episodes"),
         ("[dataset]", "[dataset", "cannot read the recipe"),
+        ("[held_out]", "[pretraining]\n[held_out]", r"\[pretraining\] needs steps"),
+        (
+            "[held_out]",
+            '[pretraining]\nsteps = 2\npolicy.objective = "e1"\n[held_out]',
+            r"\[pretraining.policy\]: unknown objective 'e1'",
+        ),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:

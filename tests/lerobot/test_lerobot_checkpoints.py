@@ -1,4 +1,5 @@
-"""Reflow through LeRobot's training: the teacher is a checkpoint, and no part of the new one."""
+"""Policies that learn from another checkpoint: as a teacher (reflow), or as the prefix they start
+from. It is no part of the new one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -72,3 +73,33 @@ def test_a_teacher_of_another_kind_is_refused(
 def test_reflow_steps_are_checked() -> None:
     with pytest.raises(ValueError, match="reflow_steps must be at least 1, got 0"):
         make_config(reflow_steps=0)
+
+
+def test_a_new_policy_starts_with_the_prefix_of_another(
+    teacher: Path, image_dataset: Path, tmp_path: Path
+) -> None:
+    given = E0Policy.from_pretrained(teacher).model.network.prefix_parameters()
+    torch.manual_seed(1)
+    settings = {"prefix_from": str(teacher), "objective": "flow"}
+    policy, *processors = build(image_dataset, **settings)
+    assert all(
+        torch.equal(p, given[n]) for n, p in policy.model.network.prefix_parameters().items()
+    )
+
+    with torch.no_grad():
+        policy.model.network.prefix_norm.weight.add_(1.0)  # learned on from there
+    directory = tmp_path / "gone" / "policy"
+    for part in (policy, *processors):
+        part.save_pretrained(directory)
+    config = directory / "config.json"
+    config.write_text(config.read_text().replace(str(teacher), "no/such/place"))
+    loaded = E0Policy.from_pretrained(directory)
+    weight = policy.model.network.prefix_norm.weight
+    assert torch.equal(loaded.model.network.prefix_norm.weight, weight)
+
+
+def test_a_prefix_that_does_not_fit_is_refused(teacher: Path, image_dataset: Path) -> None:
+    with pytest.raises(CheckpointError, match="prefix_from must be a checkpoint directory"):
+        build(image_dataset, prefix_from="no/such/place")
+    with pytest.raises(ValueError, match="the same use_instruction"):
+        build(image_dataset, prefix_from=str(teacher), use_instruction=False)
