@@ -89,6 +89,11 @@ def test_a_policy_has_the_shared_settings_and_its_own(tmp_path: Path) -> None:
             '[pretraining]\nsteps = 2\npolicy.objective = "e1"\n[held_out]',
             r"\[pretraining.policy\]: unknown objective 'e1'",
         ),
+        (
+            "[held_out]",
+            "[pretraining]\nsteps = 2\npolicy.use_instruction = false\n[held_out]",
+            r"\[policies.a\] has use_instruction True and \[pretraining.policy\] False",
+        ),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:

@@ -78,6 +78,7 @@ def read_recipe(path: Path) -> Recipe:
             _check_policy(recipe, f"[policies.{label}]", recipe.policy(label))
         if recipe.pretraining is not None:
             _check_policy(recipe, "[pretraining.policy]", recipe.pretrained_policy())
+            _check_prefix(recipe)
         _check_seeds(recipe)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
@@ -115,6 +116,22 @@ def _check_policy(recipe: Recipe, where: str, settings: dict[str, Any]) -> None:
         check_training(local_training(Path("dataset"), settings, recipe.loop()))
     except ValueError as error:
         raise RecipeError(f"[training]: {error}") from error
+
+
+def _check_prefix(recipe: Recipe) -> None:
+    """All policies must encode observations as the pretrained one does (`Policy.copy_prefix`)."""
+    from lerobot_policy_e0 import E0Config
+
+    pretrained = E0Config(**recipe.pretrained_policy())
+    for label in recipe.policies:
+        policy = E0Config(**recipe.policy(label))
+        for name in ("preset", "use_instruction"):
+            own, given = getattr(policy, name), getattr(pretrained, name)
+            if own != given:
+                raise RecipeError(
+                    f"[policies.{label}] has {name} {own} and [pretraining.policy] {given}: it "
+                    "could not start from that policy"
+                )
 
 
 def _check_seeds(recipe: Recipe) -> None:
