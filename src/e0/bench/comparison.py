@@ -166,7 +166,7 @@ def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:
     learned = [tensor for name, tensor in weights.items() if name.startswith("model.network.")]
     return {
         "parameters": sum(tensor.numel() for tensor in learned),
-        "training_seconds": round(seconds, 1),
+        "training_seconds": round(seconds, 3),
     }
 
 
