@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from e0.network.action_tokens import TokenLayout
 from e0.network.language import PADDING, ByteEmbedding, encode_instructions
 from e0.network.policy_network import Observation, PolicyNetwork
-from e0.network.presets import PRESETS, Preset, find_preset
+from e0.network.presets import PRESETS, ByteShape, Preset, find_preset
 from e0.network.transformer import (
     AdaptiveRMSNorm,
     Attention,
     Block,
     BlockShape,
-    ConditionedBlock,
     KeyValue,
     RMSNorm,
     rotate,
@@ -27,7 +27,12 @@ from e0.network.transformer import (
 H, D, M, V = 3, 2, 2, 5  # steps, action dimensions, input width, output width
 SHAPE = BlockShape(width=24, hidden=40, heads=4, key_value_heads=2, head_width=6)
 SMALL = replace(
-    find_preset("tiny"), prefix=SHAPE, suffix=SHAPE, depth=2, image_size=32, instruction_patch=4
+    find_preset("tiny"),
+    prefix=SHAPE,
+    suffix=SHAPE,
+    depth=2,
+    image_size=32,
+    language=ByteShape(patch=4),
 )
 
 
@@ -57,12 +62,9 @@ def make_network(
     torch.manual_seed(0)
     network = PolicyNetwork(
         preset,
+        TokenLayout(horizon=H, action_dim=D, input_width=M, output_width=V),
         cameras=cameras,
         vectors={"observation.state": 4, "observation.force": 3} if vectors is None else vectors,
-        horizon=H,
-        action_dim=D,
-        input_width=M,
-        output_width=V,
         use_instruction=use_instruction,
     )
     if shaken:
@@ -81,7 +83,7 @@ def observe(network: PolicyNetwork, batch: int = 2, texts: list[str] | None = No
     instruction = None
     if network.language is not None:
         texts = texts or [f"task {index}" for index in range(batch)]
-        instruction = encode_instructions(texts, 64, network.preset.instruction_patch)
+        instruction = encode_instructions(texts, 64, network.preset.language.patch)
     return Observation(images, vectors, instruction)
 
 
@@ -185,15 +187,14 @@ def test_an_adaptive_norm_starts_as_a_plain_one() -> None:
 
 def test_a_conditioned_block_starts_as_a_plain_block() -> None:
     torch.manual_seed(0)
-    conditioned, plain = ConditionedBlock(SHAPE, 5), Block(SHAPE)
+    conditioned, plain = Block(SHAPE, 5), Block(SHAPE)
     plain.load_state_dict(conditioned.state_dict(), strict=False)
     x, table = normal(2, 4, 24), rotation(torch.arange(4)[None], 6)
-    nothing = KeyValue(torch.zeros(2, 2, 0, 6), torch.zeros(2, 2, 0, 6))
     expected, _ = plain(x, table, None)
-    out, _ = conditioned(x, normal(2, 1, 5, seed=7), table, nothing, None)
+    out, _ = conditioned(x, table, None, condition=normal(2, 1, 5, seed=7))
     torch.testing.assert_close(out, expected)
     shake(conditioned)
-    moved = [conditioned(x, normal(2, 1, 5, seed=s), table, nothing, None)[0] for s in (7, 8)]
+    moved = [conditioned(x, table, None, None, normal(2, 1, 5, seed=s))[0] for s in (7, 8)]
     assert (moved[0] - moved[1]).abs().max() > 1e-3
 
 

@@ -152,7 +152,7 @@ def test_padded_steps_change_no_loss_and_no_gradient(name: str) -> None:
         policy.zero_grad()
         loss = policy.loss(observation, chunks, valid)
         loss.sum().backward()
-        return loss, policy.network.action_out.weight.grad.clone()  # pyright: ignore
+        return loss, policy.network.action_tokens.output.weight.grad.clone()  # pyright: ignore
 
     for one, two in zip(gradient(actions), gradient(spoiled), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0)

@@ -105,7 +105,7 @@ def test_padded_steps_change_nothing() -> None:
         losses = policy.loss(observation, actions, valid)
         policy.zero_grad()
         losses.sum().backward()
-        gradient = policy.network.action_out.weight.grad
+        gradient = policy.network.action_tokens.output.weight.grad
         assert gradient is not None
         return losses.detach(), gradient.clone()
 
@@ -202,7 +202,7 @@ def test_a_prefix_is_copied_between_objectives() -> None:
     observation = Observation(
         {"front": torch.rand(B, 3, 32, 32)},
         data()[0].vectors,
-        encode_instructions(["go"] * B, 8, PRESETS["narrow"].instruction_patch),
+        encode_instructions(["go"] * B, 8, PRESETS["narrow"].language.patch),
     )
     seeing = {"cameras": ("front",), "use_instruction": True}
     own, other = make_policy(**seeing), make_policy(**seeing, objective="regression")
@@ -296,7 +296,7 @@ def test_images_vectors_and_instruction_together() -> None:
         {"front": torch.rand(B, 3, 32, 32), "wrist": torch.rand(B, 3, 24, 40)},
         data()[0].vectors,
         encode_instructions(
-            ["push the cube", "抽屉"] * 3, 64, policy.network.preset.instruction_patch
+            ["push the cube", "抽屉"] * 3, 64, policy.network.preset.language.patch
         ),
     )
     losses = policy.loss(observation, *data()[1:])

@@ -15,7 +15,7 @@ def test_presets_have_the_size_they_promise(name: str, least: float, most: float
     policy.tokenizer.fit(torch.rand(100, 7))
     assert least < sum(parameter.numel() for parameter in policy.network.parameters()) < most
     images = {camera: torch.rand(1, 3, 128, 128) for camera in cameras}
-    instruction = encode_instructions(["go"], 16, policy.network.preset.instruction_patch)
+    instruction = encode_instructions(["go"], 16, policy.network.preset.language.patch)
     observation = Observation(images, {"state": torch.rand(1, 16)}, instruction)
     loss = policy.loss(observation, torch.rand(1, 8, 7), torch.ones(1, 8, dtype=torch.bool))
     assert loss.isfinite().all()

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from e0.heads import TokenHead
+from e0.network.action_tokens import Grain, TokenLayout
 from e0.network.policy_network import Observation, PolicyNetwork
-from e0.network.presets import find_preset
+from e0.network.presets import Preset, find_preset
 from e0.objectives import (
     ActionChunk,
     AutoregressiveObjective,
@@ -40,6 +41,8 @@ class PolicySettings:
     """Everything that a policy's weights depend on, and its sampling defaults.
 
     cameras: names of the images; vectors: name and size of the normalized vector features.
+    preset: a name of `e0.network.presets`, or sizes of your own. token_grain: one action token for
+    every `step`, or for every (step, `dimension`) as E0's authors have it.
     objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
     schedule, sampler, read_out, early_stop: of e0. time_distribution: of e0, flow and hybrid.
     temperature: of e0, masked and autoregressive. confidence_noise, remask: of masked.
@@ -49,7 +52,8 @@ class PolicySettings:
     vectors: Mapping[str, int]
     action_dim: int
     horizon: int = 8
-    preset: str = "tiny"
+    preset: str | Preset = "tiny"
+    token_grain: Grain = "step"
     use_instruction: bool = True
     vocabulary_size: int = 256
     objective: str = "e0"
@@ -103,6 +107,19 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
     raise ValueError(f"unknown objective {settings.objective!r}; known: {', '.join(OBJECTIVES)}")
 
 
+def token_layout(settings: PolicySettings, objective: Objective) -> TokenLayout:
+    """The action tokens that an objective needs. ValueError for an unknown grain."""
+    return TokenLayout(
+        horizon=settings.horizon,
+        action_dim=settings.action_dim,
+        input_width=objective.input_width,
+        output_width=objective.output_width,
+        grain="dimension" if objective.causal else settings.token_grain,
+        causal=objective.causal,
+        flow_tokens=settings.objective == "hybrid" and settings.token_grain == "dimension",
+    )
+
+
 class Policy(nn.Module):
     """Observations -> action chunks. The tokenizer's codebooks are saved with the weights."""
 
@@ -113,13 +130,9 @@ class Policy(nn.Module):
         self.objective = make_objective(settings, self.tokenizer)
         self.network = PolicyNetwork(
             find_preset(settings.preset),
+            token_layout(settings, self.objective),
             cameras=settings.cameras,
             vectors=settings.vectors,
-            horizon=settings.horizon,
-            action_dim=settings.action_dim,
-            input_width=self.objective.input_width,
-            output_width=self.objective.output_width,
-            causal=self.objective.causal,
             use_instruction=settings.use_instruction,
         )
 

@@ -8,7 +8,7 @@ from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
 
 from e0.network.presets import find_preset
-from e0.policy import PolicySettings, make_objective
+from e0.policy import PolicySettings, make_objective, token_layout
 from e0.tokens import CODEBOOK_KINDS, ActionTokenizer
 
 
@@ -28,11 +28,20 @@ class E0Config(PreTrainedConfig):
     Network:
         preset: a row of `e0.network.presets`. use_instruction: feed the task's text;
         maximum_instruction_bytes: longer instructions are refused, never cut.
+        cameras: the images that the policy sees, in this order; all in the dataset's order if
+            empty. pi-0's order is base, left wrist, right wrist.
+        token_grain: one action token for every `step`, or every `dimension` of every step.
+        text_tokenizer: for the paligemma presets, a tokenizer.json, a directory with one or a hub
+            id; kept in the checkpoint. maximum_prompt_tokens: longer prompts are refused; 0 means
+            48, or 200 where the state is in the prompt.
         compile_model: torch.compile the denoising network.
     Training:
         vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
             numbers cannot name an episode and the policy has to look at its images.
         dtype: float32, or bfloat16 for autocast in LeRobot's training loop.
+        init_from: weights that a new policy starts from (`e0.weights`): pi-0, pi-0.5, PaliGemma or
+            the authors' E0, as a file, directory or hub id. Ignored in a checkpoint.
+        initialized_from: set by it, what the weights were and their hash.
         prefix_from: checkpoint directory of a trained policy, of any objective; a new policy starts
             with its encoding of observations, and learns on from there. Ignored in a checkpoint.
         reflow_from: checkpoint directory of a trained policy whose noise-to-chunk pairs are
@@ -64,10 +73,16 @@ class E0Config(PreTrainedConfig):
     preset: str = "tiny"
     use_instruction: bool = True
     maximum_instruction_bytes: int = 256
+    cameras: list[str] = field(default_factory=list)
+    token_grain: str = "step"
+    text_tokenizer: str | None = None
+    maximum_prompt_tokens: int = 0
     compile_model: bool = False
 
     vector_noise: float = 0.0
     dtype: str = "float32"
+    init_from: str | None = None
+    initialized_from: str | None = None
     prefix_from: str | None = None
     reflow_from: str | None = None
     reflow_steps: int = 10
@@ -90,7 +105,19 @@ class E0Config(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        find_preset(self.preset)
+        preset = find_preset(self.preset)
+        if preset.state == "prompt":
+            # The prompt tells the state in bins of [-1, 1].
+            self.normalization_mapping |= {
+                "STATE": NormalizationMode.QUANTILES,
+                "ENV": NormalizationMode.QUANTILES,
+            }
+        if self.maximum_prompt_tokens < 0:
+            raise ValueError(
+                f"maximum_prompt_tokens must not be negative, got {self.maximum_prompt_tokens}"
+            )
+        if self.maximum_prompt_tokens == 0:
+            self.maximum_prompt_tokens = 200 if preset.state == "prompt" else 48
         if not 1 <= self.n_action_steps <= self.horizon:
             raise ValueError(
                 f"n_action_steps ({self.n_action_steps}) must lie between 1 and the horizon "
@@ -127,7 +154,7 @@ class E0Config(PreTrainedConfig):
             )
         # The method checks its own settings; do it now, before a dataset is downloaded.
         settings = self._settings(cameras=(), vectors={}, action_dim=1)
-        make_objective(settings, ActionTokenizer(1, self.vocabulary_size))
+        token_layout(settings, make_objective(settings, ActionTokenizer(1, self.vocabulary_size)))
 
     @property
     def observation_delta_indices(self) -> None:
@@ -188,8 +215,17 @@ class E0Config(PreTrainedConfig):
         """The settings of the plain PyTorch policy. Raises ValueError for unusable features."""
         self.validate_features()
         assert self.action_feature is not None
+        unknown = [name for name in self.cameras if name not in self.image_features]
+        if unknown:
+            raise ValueError(
+                f"cameras names {unknown}; the dataset or environment has "
+                f"{sorted(self.image_features)}"
+            )
+        in_prompt = find_preset(self.preset).state == "prompt"
         return self._settings(
-            tuple(self.image_features), self.vector_features, self.action_feature.shape[0]
+            tuple(self.cameras or self.image_features),
+            {} if in_prompt else self.vector_features,
+            self.action_feature.shape[0],
         )
 
     def _settings(
@@ -201,6 +237,7 @@ class E0Config(PreTrainedConfig):
             action_dim=action_dim,
             horizon=self.horizon,
             preset=self.preset,
+            token_grain=self.token_grain,  # pyright: ignore[reportArgumentType]: checked there
             use_instruction=self.use_instruction,
             vocabulary_size=self.vocabulary_size,
             objective=self.objective,

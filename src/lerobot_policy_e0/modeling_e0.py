@@ -15,14 +15,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from e0.network.language import encode_instructions
 from e0.network.policy_network import Observation
 from e0.policy import ActionChunk, Policy
 from e0.reflow import make_teacher, reflow_loss
+from e0.weights import import_weights, open_source
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import read_actions
+from lerobot_policy_e0.prompts import make_prompts
 
 logger = logging.getLogger(__name__)
+
+RENAMED = {
+    "model.network.action_in.": "model.network.action_tokens.input.",
+    "model.network.action_out.": "model.network.action_tokens.output.",
+}
+"""Parts of earlier checkpoints, and what they are called now."""
 
 
 class CheckpointError(ValueError):
@@ -61,10 +68,14 @@ class E0Policy(PreTrainedPolicy):
         new = dataset_meta is not None or dataset_stats is not None
         if new and config.prefix_from is not None:
             self.model.copy_prefix(self._load_other("prefix_from"))
+        if new and config.init_from is not None:
+            report = import_weights(self.model, open_source(config.init_from))
+            config.initialized_from = f"{report.kind} {report.source} sha256:{report.sha256}"
+            logger.info("%s", report.summary())
+        self.prompts = make_prompts(config, config.text_tokenizer if new else None)
         if config.compile_model:
             self.model.network.compile_denoising()
         self._teachers: list[Policy] = []  # in a list, since it is no part of this module
-        self._pad_instructions = self.model.network.preset.instruction_patch
         self.reset()
 
     def get_optim_params(self) -> list[dict[str, Any]]:
@@ -152,7 +163,8 @@ class E0Policy(PreTrainedPolicy):
 
     def _observation(self, batch: dict[str, Any]) -> Observation:
         """Pick this policy's features out of a LeRobot batch; name what is missing."""
-        expected = [*self.config.image_features, *self.config.vector_features]
+        cameras = self.model.settings.cameras
+        expected = [*cameras, *self.config.vector_features]
         missing = [name for name in expected if name not in batch]
         if missing:
             came = sorted(name for name in batch if name.startswith("observation"))
@@ -166,19 +178,24 @@ class E0Policy(PreTrainedPolicy):
         if self.training and self.config.vector_noise > 0:
             noise = self.config.vector_noise
             vectors = {name: x + noise * torch.randn_like(x) for name, x in vectors.items()}
-        instruction = self._instruction(batch) if self.config.use_instruction else None
-        return Observation({n: batch[n] for n in self.config.image_features}, vectors, instruction)
+        instruction = self._instruction(batch, vectors) if self.config.use_instruction else None
+        images = {name: batch[name] for name in cameras}
+        return Observation(images, self.prompts.network_vectors(vectors), instruction)
 
-    def _instruction(self, batch: dict[str, Any]) -> Tensor:
+    def _instruction(self, batch: dict[str, Any], vectors: dict[str, Tensor]) -> Tensor:
         if "task" not in batch:
             raise ValueError(
                 "the batch has no 'task' text and this policy follows instructions; give one, or "
                 "train with --policy.use_instruction=false"
             )
         texts = [batch["task"]] if isinstance(batch["task"], str) else list(batch["task"])
-        maximum = self.config.maximum_instruction_bytes
-        indices = encode_instructions(texts, maximum, self._pad_instructions)
-        return indices.to(self.config.device)
+        return self.prompts.encode(texts, vectors).to(self.config.device)
+
+    def _save_pretrained(
+        self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        super()._save_pretrained(save_directory, state_dict)
+        self.prompts.save(save_directory)
 
     @classmethod
     def from_pretrained(
@@ -192,6 +209,7 @@ class E0Policy(PreTrainedPolicy):
         options.pop("dataset_stats", None)  # The codebooks come from the checkpoint.
         policy = super().from_pretrained(pretrained_name_or_path, strict=True, **options)
         policy.model.tokenizer.require_fitted()
+        policy.prompts = make_prompts(policy.config, pretrained_name_or_path)
         if meta is not None:
             policy._report_out_of_range(read_actions(meta))
         return policy
@@ -204,6 +222,8 @@ class E0Policy(PreTrainedPolicy):
             state = load_file(model_file, device=str(torch.device(map_location)))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"cannot read the checkpoint {model_file}: {error}") from error
+        for old, name in RENAMED.items():
+            state = {key.replace(old, name, 1): tensor for key, tensor in state.items()}
         expected = model.state_dict()
         problems = [f"missing {name}" for name in expected if name not in state]
         problems += [f"unexpected {name}" for name in state if name not in expected]

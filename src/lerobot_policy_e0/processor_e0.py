@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lerobot.configs import NormalizationMode
 from lerobot.processor import (
     PolicyAction,
     PolicyProcessorPipeline,
@@ -32,21 +33,25 @@ def make_e0_pre_post_processors(
 
 
 def _usable_statistics(config: E0Config, statistics: Statistics) -> Statistics:
-    """Statistics with deviation 1 where a dimension is constant: dividing by (almost) zero would
-    turn the smallest difference at test time into a huge input."""
+    """Statistics with deviation 1, or quantiles 2 apart, where a dimension is constant: dividing
+    by (almost) zero would turn the smallest difference at test time into a huge input."""
     usable = dict(statistics)
+    quantiles = config.normalization_mapping["STATE"] is NormalizationMode.QUANTILES
+    low_name, high_name = ("q01", "q99") if quantiles else ("mean", "std")
     for name in config.vector_features:
         given = statistics.get(name, {})
-        missing = [key for key in ("mean", "std") if key not in given]
+        missing = [key for key in (low_name, high_name) if key not in given]
         if missing:
             raise ValueError(
                 f"the dataset's statistics lack {' and '.join(missing)} of {name!r}: recompute the "
                 "dataset's statistics, or leave the feature out of the policy's input_features"
             )
-        deviation = torch.as_tensor(given["std"], dtype=torch.float32)
-        mean = torch.as_tensor(given["mean"], dtype=torch.float32)
-        if not (torch.isfinite(deviation).all() and torch.isfinite(mean).all()):
+        low = torch.as_tensor(given[low_name], dtype=torch.float32)
+        high = torch.as_tensor(given[high_name], dtype=torch.float32)
+        if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
             raise ValueError(f"the statistics of {name!r} hold NaN or infinity: clean the dataset")
-        constant = deviation <= 1e-6 * mean.abs().clamp_min(1.0)
-        usable[name] = {**given, "std": torch.where(constant, 1.0, deviation)}
+        spread = high - low if quantiles else high
+        constant = spread <= 1e-6 * low.abs().clamp_min(1.0)
+        unit = low + 2.0 if quantiles else torch.ones_like(high)
+        usable[name] = {**given, high_name: torch.where(constant, unit, high)}
     return usable

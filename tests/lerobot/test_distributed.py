@@ -115,7 +115,7 @@ def test_two_processes_find_the_gradients_of_one(tmp_path: Path) -> None:
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
-    name = "policy.network.action_out.weight"
+    name = "policy.network.action_tokens.output.weight"
     assert not torch.allclose(of_one_share[name], expected[name], rtol=1e-2)
 
 

@@ -34,7 +34,7 @@ from lerobot_policy_e0.dataset import read_actions
 from lerobot_policy_e0.modeling_e0 import CheckpointError
 
 CODEBOOK = "model.tokenizer.codebook"
-WEIGHT = "model.network.action_out.weight"
+WEIGHT = "model.network.action_tokens.output.weight"
 
 
 @pytest.fixture(scope="module")

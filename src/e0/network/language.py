@@ -1,4 +1,5 @@
-"""Instructions as UTF-8 bytes: no vocabulary file, any language, nothing to download."""
+"""Instructions as UTF-8 bytes (no vocabulary file, any language, nothing to download), or as the
+tokens of a text tokenizer."""
 
 from __future__ import annotations
 
@@ -43,3 +44,20 @@ class ByteEmbedding(nn.Module):
         batch, length = indices.shape
         tokens = self.projection(self.bytes(indices).view(batch, length // self.patch, -1))
         return tokens, (indices != PADDING).view(batch, -1, self.patch).any(-1)
+
+
+NO_WORD = -1
+"""Fills up short prompts among tokens of a text tokenizer, which are 0, 1, ..."""
+
+
+class WordEmbedding(nn.Module):
+    """Tokens of a text tokenizer -> one vector each, times the root of the width, as in Gemma."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width)
+        self.scale = width**0.5
+
+    def forward(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """`indices` (B, L), `NO_WORD` where there is none -> tokens (B, L, C), mask (B, L)."""
+        return self.words(indices.clamp(min=0)) * self.scale, indices != NO_WORD

@@ -11,23 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from e0.network.language import ByteEmbedding
-from e0.network.presets import Preset
+from e0.network.action_tokens import ActionTokens, TokenLayout
+from e0.network.language import ByteEmbedding, WordEmbedding
+from e0.network.presets import ByteShape, Preset
+from e0.network.siglip import SiglipTower
 from e0.network.transformer import (
     Block,
-    ConditionedBlock,
     DecodingCache,
     KeyValue,
     KeyValueProjection,
     RMSNorm,
+    apply_norm,
+    make_norm,
     rotation,
 )
-from e0.network.vision import KeypointTower, resize, sinusoidal
+from e0.network.vision import KeypointShape, KeypointTower, resize, sinusoidal
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,15 @@ class Observation:
 
     images: camera name -> (B, 3, height, width) float in [0, 1]; cameras may differ in size.
     vectors: feature name -> (B, n) float, normalized (proprioception, force, tactile, ...).
-    instruction: byte indices (B, L) of `encode_instructions`, or None.
+    instruction: byte indices (B, L) of `encode_instructions` or tokens of a `Prompter`, or None.
+    present: camera name -> (B,) bool, False where an observation lacks that image, which then
+        nothing looks at; a camera that is not named is always there.
     """
 
     images: Mapping[str, Tensor]
     vectors: Mapping[str, Tensor]
     instruction: Tensor | None = None
+    present: Mapping[str, Tensor] | None = None
 
 
 class Prefix(NamedTuple):
@@ -49,81 +56,90 @@ class Prefix(NamedTuple):
 
     layers: list[KeyValue]
     mask: Tensor
-    """(B, P), False for padding of short instructions."""
+    """(B, P), False for padding of short instructions and for missing images."""
 
 
-SUFFIX = ("time", "action_in", "step_identity", "suffix_blocks", "suffix_norm", "action_out")
-"""Parts of the network that `encode_prefix` does not use."""
+SUFFIX = ("time", "action_tokens", "step_identity", "suffix_blocks", "suffix_norm")
+"""Parts of the network that only `denoise` uses, unless state tokens go through `suffix_blocks`."""
 
 
 class PolicyNetwork(nn.Module):
-    """The transformer of a policy. `input_width` numbers come in and `output_width` go out for
-    every (step, dimension): the objective says how many and what they mean.
+    """The transformer of a policy; `layout` says what comes in and goes out for every action token.
 
-    With `causal` every (step, dimension) is a token of its own, which sees only those before it.
+    Raises ValueError without anything to observe, and for vector features where the preset puts
+    the state into the prompt.
     """
 
     def __init__(
         self,
         preset: Preset,
+        layout: TokenLayout,
         *,
         cameras: Sequence[str],
         vectors: Mapping[str, int],
-        horizon: int,
-        action_dim: int,
-        input_width: int,
-        output_width: int,
-        causal: bool = False,
         use_instruction: bool = True,
     ) -> None:
         super().__init__()
         if not cameras and not vectors:
             raise ValueError("a policy needs at least one camera or one vector feature")
-        self.preset = preset
-        self.cameras = tuple(cameras)
-        self.vectors = dict(vectors)
-        self.causal, self.output_width = causal, output_width
-        self.tokens = horizon * action_dim if causal else horizon
-        self.token_dim = 1 if causal else action_dim
+        if vectors and preset.state == "prompt":
+            raise ValueError(
+                f"this preset reads the state from the prompt, so it takes no vector features; got "
+                f"{sorted(vectors)}"
+            )
+        self.preset, self.layout = preset, layout
+        self.cameras, self.vectors = tuple(cameras), dict(vectors)
+        self.checkpointing = False
         width, action_width = preset.prefix.width, preset.suffix.width
+        adaptive = preset.time == "adaptive"
+        state_width = action_width if preset.state == "suffix" else width
 
-        self.tower = (
-            KeypointTower(width, preset.stem_channels, preset.keypoints, preset.image_tokens)
-            if cameras
-            else None
-        )
+        self.tower = _make_tower(preset) if cameras else None
         # None rather than empty: data-parallel training waits for the gradient of every parameter.
         self.camera_identity = (
-            nn.Parameter(torch.randn(len(cameras), width) * 0.02) if cameras else None
+            nn.Parameter(torch.randn(len(cameras), width) * 0.02)
+            if cameras and preset.identities
+            else None
         )
-        self.language = ByteEmbedding(width, preset.instruction_patch) if use_instruction else None
+        self.language = _make_language(preset) if use_instruction else None
         self.vector_projections = nn.ModuleDict(
-            {_module_name(name): nn.Linear(size, width) for name, size in vectors.items()}
+            {module_name(name): nn.Linear(size, state_width) for name, size in vectors.items()}
         )
         # The last layer gives only keys and values: nothing reads its output.
         self.prefix_blocks = nn.ModuleList(Block(preset.prefix) for _ in range(preset.depth - 1))
         self.prefix_norm = RMSNorm(width)
         self.prefix_key_value = KeyValueProjection(preset.prefix)
 
+        time_width = preset.time_width if adaptive else preset.time_width + action_width
         self.time = nn.Sequential(
-            nn.Linear(64, action_width), nn.SiLU(), nn.Linear(action_width, action_width), nn.SiLU()
+            nn.Linear(time_width, action_width),
+            nn.SiLU(),
+            nn.Linear(action_width, action_width),
+            nn.SiLU() if adaptive else nn.Identity(),
         )
-        self.action_in = (
-            nn.Linear(self.token_dim * input_width, action_width) if input_width else None
+        self.action_tokens = ActionTokens(layout, action_width)
+        self.step_identity = (
+            nn.Parameter(torch.randn(layout.count, action_width) * 0.02)
+            if preset.identities
+            else None
         )
-        self.step_identity = nn.Parameter(torch.randn(self.tokens, action_width) * 0.02)
+        condition_width = action_width if adaptive else None
         self.suffix_blocks = nn.ModuleList(
-            ConditionedBlock(preset.suffix, action_width) for _ in range(preset.depth)
+            Block(preset.suffix, condition_width) for _ in range(preset.depth)
         )
-        self.suffix_norm = RMSNorm(action_width)
-        self.action_out = nn.Linear(action_width, self.token_dim * output_width)
+        self.suffix_norm = make_norm(
+            action_width, condition_width if preset.adaptive_output else None
+        )
 
     def prefix_parameters(self) -> dict[str, nn.Parameter]:
         """By name, all that `encode_prefix` depends on."""
+        others = set(SUFFIX)
+        if self.preset.state == "suffix" and self.vectors:
+            others.remove("suffix_blocks")
         return {
             name: parameter
             for name, parameter in self.named_parameters()
-            if name.split(".")[0] not in SUFFIX
+            if name.split(".")[0] not in others
         }
 
     def encode_prefix(self, observation: Observation) -> Prefix:
@@ -133,15 +149,17 @@ class PolicyNetwork(nn.Module):
         other shapes than `Observation` says.
         """
         tokens, mask = self._embed(observation)
-        positions = mask.long().cumsum(-1) - 1
-        table = rotation(positions, self.preset.prefix.head_width)
+        table = rotation(mask.long().cumsum(-1) - 1, self.preset.prefix.head_width)
         attend = mask[:, None, None, :]
         layers = []
         for block in self.prefix_blocks:
-            tokens, key_value = block(tokens, table, attend)
+            tokens, key_value = self._run(block, tokens, table, attend)
             layers.append(key_value)
         layers.append(self.prefix_key_value(self.prefix_norm(tokens), table))
-        return Prefix(layers, mask)
+        prefix = Prefix(layers, mask)
+        if self.preset.state == "suffix" and self.vectors:
+            return self._append_state(prefix, observation)
+        return prefix
 
     def denoise(
         self, prefix: Prefix, noisy: Tensor, time: Tensor, cache: DecodingCache | None = None
@@ -154,72 +172,158 @@ class PolicyNetwork(nn.Module):
         With a `cache` (causal, R = 1) `noisy` holds only the tokens after those in the cache, which
         is extended in place.
         """
-        batch = prefix.mask.shape[0]
-        draws, count = noisy.shape[0] // batch, noisy.shape[1]
-        start = cache.length if cache else 0
-        x = self.step_identity[start : start + count].expand(noisy.shape[0], -1, -1)
-        if self.action_in is not None:
-            x = x + self.action_in(noisy.flatten(2))
+        batch, rows = prefix.mask.shape[0], noisy.shape[0]
+        draws, start = rows // batch, cache.length if cache else 0
+        x = self.action_tokens.embed(noisy.to(self.dtype))
+        count = x.shape[1]
+        if self.step_identity is not None:
+            x = x + self.step_identity[start : start + count]
+        x, condition = self._add_time(x, time)
         x = x.reshape(batch, draws * count, -1)
-        condition = self.time(sinusoidal(time, 64, 4e-3, 4.0).to(x.dtype)).view(batch, draws, -1)
+        if condition is not None:
+            condition = condition.view(batch, draws, -1)
         places = torch.arange(start, start + count, device=x.device)
         positions = prefix.mask.sum(-1, keepdim=True) + places.repeat(draws)
         table = rotation(positions, self.preset.suffix.head_width)
-        mask = _suffix_mask(prefix.mask, draws, start, count, self.causal)
+        order = self.layout.order(x.device)[start : start + count]
+        mask = _suffix_mask(prefix.mask, draws, start, order)
         layers = cache.layers if cache and cache.layers else prefix.layers
         seen = []
-        for block, key_value in zip(self.suffix_blocks, layers, strict=True):
-            x, key_value = block(x, condition, table, key_value, mask)
+        for block, context in zip(self.suffix_blocks, layers, strict=True):
+            x, key_value = self._run(block, x, table, mask, context, condition)
             seen.append(key_value)
         if cache is not None:
             cache.layers, cache.length = seen, start + count
-        out = self.action_out(self.suffix_norm(x))
-        return out.view(batch * draws, count, self.token_dim, self.output_width)
+        x, _ = apply_norm(self.suffix_norm, x, condition)
+        return self.action_tokens.read_out(x.view(rows, count, -1), noisy.shape[1:3])
 
     def compile_denoising(self) -> None:
         """Run `denoise` through torch.compile from now on; the first calls take a minute."""
         setattr(self, "denoise", torch.compile(self.denoise))  # noqa: B010
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of the tokens."""
+        return self.prefix_norm.weight.dtype
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Any:
+        """A block; with `checkpointing` its insides are computed again in the backward pass."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def _add_time(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Action tokens (rows, T, C) that know the time (rows,), or a condition (rows, C)."""
+        features = time_features(time, self.preset.time_width).to(x.dtype)
+        if self.preset.time == "adaptive":
+            return x, self.time(features)
+        features = features[:, None].expand(-1, x.shape[1], -1)
+        return self.time(torch.cat((x, features), dim=-1)), None
+
+    def _append_state(self, prefix: Prefix, observation: Observation) -> Prefix:
+        """Vector features as tokens of the suffix stream, which see the prefix and each other. They
+        do not depend on the time, so their keys and values can be computed with the prefix."""
+        x = self._embed_vectors(observation)
+        state = prefix.mask.new_ones(x.shape[:2])
+        places = torch.arange(x.shape[1], device=x.device)
+        table = rotation(prefix.mask.sum(-1, keepdim=True) + places, self.preset.suffix.head_width)
+        mask = torch.cat((prefix.mask, state), dim=-1)
+        layers = []
+        for block, context in zip(self.suffix_blocks, prefix.layers, strict=True):
+            x, key_value = self._run(block, x, table, mask[:, None, None, :], context)
+            layers.append(key_value)
+        return Prefix(layers, mask)
 
     def _embed(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """All prefix tokens (B, P, C) and their mask (B, P)."""
         _require_same("cameras", self.cameras, observation.images)
         _require_same("vector features", self.vectors, observation.vectors)
         _require_well_formed(observation, self.vectors)
-        parts: list[Tensor] = []
-        if self.tower is not None and self.camera_identity is not None:
-            size = self.preset.image_size
-            images = torch.stack([resize(observation.images[c], size) for c in self.cameras], dim=1)
-            tokens = self.tower(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-            parts.append((tokens + self.camera_identity[:, None]).flatten(1, 2))
-        for name in self.vectors:
-            projected = self.vector_projections[_module_name(name)](observation.vectors[name])
-            parts.append(projected[:, None])
-        tokens = torch.cat(parts, dim=1)
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        parts: list[tuple[Tensor, Tensor]] = []
+        if self.tower is not None:
+            parts.append(self._embed_images(observation))
+        if self.preset.state == "prefix" and self.vectors:
+            tokens = self._embed_vectors(observation)
+            parts.append((tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool)))
         if self.language is not None:
             if observation.instruction is None:
                 raise ValueError("this policy was built with instructions; the batch has none")
-            words, real = self.language(observation.instruction)
-            tokens, mask = torch.cat((tokens, words), dim=1), torch.cat((mask, real), dim=1)
-        return tokens, mask
+            parts.append(self.language(observation.instruction))
+        return (
+            torch.cat([tokens for tokens, _ in parts], dim=1),
+            torch.cat([mask for _, mask in parts], dim=1),
+        )
+
+    def _embed_images(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Tokens of all cameras in one call of the tower, and their mask."""
+        assert self.tower is not None
+        size, antialias = self.preset.image_size, isinstance(self.tower, KeypointTower)
+        images = torch.stack(
+            [resize(observation.images[c], size, antialias) for c in self.cameras], dim=1
+        )
+        flat = images.flatten(0, 1).to(self.dtype)
+        if isinstance(self.tower, SiglipTower):
+            x = self.tower.embed(flat)
+            for block in self.tower.blocks:
+                x = self._run(block, x)
+            tokens = self.tower.read_out(x)
+        else:
+            tokens = self.tower(flat)
+        tokens = tokens.unflatten(0, images.shape[:2])
+        if self.camera_identity is not None:
+            tokens = tokens + self.camera_identity[:, None]
+        mask = tokens.new_ones(tokens.shape[:3], dtype=torch.bool)
+        for name, present in (observation.present or {}).items():
+            mask[:, self.cameras.index(name)] = present[:, None]
+        return tokens.flatten(1, 2), mask.flatten(1)
+
+    def _embed_vectors(self, observation: Observation) -> Tensor:
+        """One token for every vector feature: (B, features, C)."""
+        return torch.stack(
+            [
+                self.vector_projections[module_name(name)](observation.vectors[name].to(self.dtype))
+                for name in self.vectors
+            ],
+            dim=1,
+        )
 
 
-def _suffix_mask(prefix_mask: Tensor, draws: int, earlier: int, count: int, causal: bool) -> Tensor:
-    """(B, 1, R·T, P + earlier + R·T): one of the T = `count` tokens of a draw sees the prefix' real
-    tokens, all `earlier` ones of a cache and those of its own draw, if causal up to itself."""
-    device = prefix_mask.device
-    draw = torch.arange(draws, device=device).repeat_interleave(count)
-    own = draw[:, None] == draw[None, :]
-    if causal:
-        place = torch.arange(count, device=device).repeat(draws)
-        own = own & (place[None, :] <= place[:, None])
+def time_features(time: Tensor, width: int) -> Tensor:
+    """Sine and cosine features (..., width) of times in [0, 1], with pi-0's periods.
+
+    In float64: an angle of 250 turns would be off by 1e-4 in float32.
+    """
+    precise = time if time.device.type == "mps" else time.double()
+    return sinusoidal(precise, width, 4e-3, 4.0).float()
+
+
+def _make_tower(preset: Preset) -> KeypointTower | SiglipTower:
+    if isinstance(preset.vision, KeypointShape):
+        return KeypointTower(preset.vision, preset.prefix.width)
+    return SiglipTower(preset.vision, preset.image_size, preset.prefix.width)
+
+
+def _make_language(preset: Preset) -> ByteEmbedding | WordEmbedding:
+    if isinstance(preset.language, ByteShape):
+        return ByteEmbedding(preset.prefix.width, preset.language.patch)
+    return WordEmbedding(preset.prefix.width, preset.language.vocabulary)
+
+
+def _suffix_mask(prefix_mask: Tensor, draws: int, earlier: int, order: Tensor) -> Tensor:
+    """(B, 1, R·T, P + earlier + R·T): a token of a draw sees the prefix' real tokens, all `earlier`
+    ones of a cache, and those of its own draw whose place in the `order` (T,) is not after its
+    own."""
+    count = len(order)
+    draw = torch.arange(draws, device=order.device).repeat_interleave(count)
+    place = order.repeat(draws)
+    own = (draw[:, None] == draw[None, :]) & (place[None, :] <= place[:, None])
     if earlier:
         own = torch.cat((own.new_ones(len(own), earlier), own), dim=-1)
     seen = prefix_mask[:, None, :].expand(-1, draws * count, -1)
     return torch.cat((seen, own.expand(len(prefix_mask), -1, -1)), dim=-1)[:, None]
 
 
-def _module_name(feature: str) -> str:
+def module_name(feature: str) -> str:
     """Module names may not hold dots: 'observation.state' -> 'observation_state'."""
     return feature.replace(".", "_")
 
@@ -242,6 +346,12 @@ def _require_well_formed(observation: Observation, sizes: Mapping[str, int]) -> 
             raise ValueError(
                 f"image {name!r} must be float in [0, 1], got {image.dtype}: divide it by 255"
             )
+    unknown = set(observation.present or {}) - set(observation.images)
+    if unknown:
+        raise ValueError(
+            f"`present` names the cameras {sorted(unknown)}, the images are of "
+            f"{sorted(observation.images)}"
+        )
     for name, size in sizes.items():
         shape = tuple(observation.vectors[name].shape)
         if len(shape) != 2 or shape[1] != size:

@@ -179,36 +179,48 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and gated MLP, each behind a pre-norm and a residual."""
+    """Attention and gated MLP, each behind a pre-norm and a residual.
 
-    def __init__(self, shape: BlockShape) -> None:
+    With a `condition_width` its norms follow a condition, which also gates the residuals.
+    """
+
+    def __init__(self, shape: BlockShape, condition_width: int | None = None) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(shape.width)
+        self.attention_norm = make_norm(shape.width, condition_width)
         self.attention = Attention(shape)
-        self.mlp_norm = RMSNorm(shape.width)
-        self.mlp = GatedMLP(shape.width, shape.hidden)
-
-    def forward(self, x: Tensor, table: Rotation, mask: Tensor | None) -> tuple[Tensor, KeyValue]:
-        attended, own = self.attention(self.attention_norm(x), table, None, mask)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), own
-
-
-class ConditionedBlock(nn.Module):
-    """A block whose norms follow a condition and which also looks at another stream's keys."""
-
-    def __init__(self, shape: BlockShape, condition_width: int) -> None:
-        super().__init__()
-        self.attention_norm = AdaptiveRMSNorm(shape.width, condition_width)
-        self.attention = Attention(shape)
-        self.mlp_norm = AdaptiveRMSNorm(shape.width, condition_width)
+        self.mlp_norm = make_norm(shape.width, condition_width)
         self.mlp = GatedMLP(shape.width, shape.hidden)
 
     def forward(
-        self, x: Tensor, condition: Tensor, table: Rotation, context: KeyValue, mask: Tensor | None
+        self,
+        x: Tensor,
+        table: Rotation,
+        mask: Tensor | None,
+        context: KeyValue | None = None,
+        condition: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        normed, gate = self.attention_norm(x, condition)
+        """`x` (B, T, C) attends to [context, x]; `mask` (B, 1, T or 1, keys), True = may look.
+
+        Returns the output (B, T, C), and the keys and values of [context, x]."""
+        normed, gate = apply_norm(self.attention_norm, x, condition)
         attended, key_value = self.attention(normed, table, context, mask)
-        x = x + gate * attended
-        normed, gate = self.mlp_norm(x, condition)
-        return x + gate * self.mlp(normed), key_value
+        x = x + (attended if gate is None else gate * attended)
+        normed, gate = apply_norm(self.mlp_norm, x, condition)
+        hidden = self.mlp(normed)
+        return x + (hidden if gate is None else gate * hidden), key_value
+
+
+def make_norm(width: int, condition_width: int | None) -> RMSNorm | AdaptiveRMSNorm:
+    """An adaptive norm where there is a condition for it, a plain one elsewhere."""
+    if condition_width is None:
+        return RMSNorm(width)
+    return AdaptiveRMSNorm(width, condition_width)
+
+
+def apply_norm(
+    norm: RMSNorm | AdaptiveRMSNorm, x: Tensor, condition: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Normed `x` (B, T, C), and the gate of the residual where the norm is adaptive."""
+    if isinstance(norm, RMSNorm):
+        return norm(x), None
+    return norm(x, condition)

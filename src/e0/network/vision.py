@@ -9,6 +9,7 @@ than 144 patches.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,19 @@ SHARPNESS = 5.0  # multiplies the attention's logits, so that a fresh softmax so
 
 def sinusoidal(x: Tensor, width: int, shortest: float, longest: float) -> Tensor:
     """Sine and cosine features of scalars `x` (...) -> (..., width), periods in geometric steps."""
-    steps = torch.linspace(0.0, 1.0, width // 2, device=x.device)
+    steps = torch.linspace(0.0, 1.0, width // 2, dtype=x.dtype, device=x.device)
     period = shortest * (longest / shortest) ** steps
-    angle = x[..., None].float() * (2 * math.pi / period)
+    angle = x[..., None] * (2 * math.pi / period)
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+@dataclass(frozen=True)
+class KeypointShape:
+    """Channels of the stem's convolutions, keypoints to find, and tokens that tell about them."""
+
+    channels: tuple[int, ...]
+    keypoints: int
+    tokens: int
 
 
 class KeypointTower(nn.Module):
@@ -34,8 +44,9 @@ class KeypointTower(nn.Module):
     slower: attention first has to find out which of them matter.)
     """
 
-    def __init__(self, width: int, channels: tuple[int, ...], keypoints: int, tokens: int) -> None:
+    def __init__(self, shape: KeypointShape, width: int) -> None:
         super().__init__()
+        channels, keypoints, tokens = shape.channels, shape.keypoints, shape.tokens
         layers: list[nn.Module] = []
         previous = 3
         for index, count in enumerate(channels):
@@ -70,18 +81,23 @@ class KeypointTower(nn.Module):
         return mixed.unflatten(-1, (self.tokens, -1))
 
 
-def resize(images: Tensor, size: int) -> Tensor:
+def resize(images: Tensor, size: int, antialias: bool) -> Tensor:
     """Resize (B, 3, H, W) so that the longer side is `size`, and pad the rest with black.
 
-    Padding keeps the aspect ratio, as openpi and LeRobot's pi-0 do.
+    Padding keeps the aspect ratio, as in openpi and LeRobot's pi-0; without `antialias` the result
+    is theirs.
     """
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
-    ratio = size / max(height, width)
-    new_height, new_width = max(1, round(height * ratio)), max(1, round(width * ratio))
+    ratio = max(height, width) / size
+    new_height, new_width = max(1, int(height / ratio)), max(1, int(width / ratio))
     images = F.interpolate(
-        images, (new_height, new_width), mode="bilinear", align_corners=False, antialias=True
+        images,
+        (new_height, new_width),
+        mode="bilinear",
+        align_corners=False,
+        antialias=antialias,
     )
     bottom, right = size - new_height, size - new_width
     return F.pad(images, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
