@@ -3,7 +3,7 @@
 Importing this package loads neither ManiSkill nor SAPIEN; making an environment does.
 """
 
-from e0_maniskill.cameras import Camera, default_cameras
+from e0_maniskill.cameras import Camera, CameraShift, default_cameras
 from e0_maniskill.env import ManiSkillEnv
 from e0_maniskill.rendering import rendering_available
 from e0_maniskill.tasks import TASKS, Task, find_task
@@ -11,6 +11,7 @@ from e0_maniskill.tasks import TASKS, Task, find_task
 __all__ = [
     "TASKS",
     "Camera",
+    "CameraShift",
     "ManiSkillEnv",
     "Task",
     "default_cameras",

@@ -15,6 +15,41 @@ Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
+class CameraShift:
+    """How a camera is displaced on the sphere around its target.
+
+    Attributes:
+        azimuth: degrees around the vertical axis, counter-clockwise seen from above.
+        elevation: degrees upwards.
+        radius: factor of the distance to the target.
+        roll: degrees that the camera is turned clockwise about its line of sight.
+    """
+
+    azimuth: float = 0.0
+    elevation: float = 0.0
+    radius: float = 1.0
+    roll: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> "CameraShift":
+        """A shift from "azimuth,elevation,radius,roll", as in "15,5,1.1,0".
+
+        Raises:
+            ValueError: these are not four finite numbers, or the radius is not positive.
+        """
+        try:
+            numbers = [float(part) for part in text.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) != 4 or not all(map(math.isfinite, numbers)) or numbers[2] <= 0:
+            raise ValueError(
+                "a camera's shift is azimuth,elevation,radius,roll: degrees, degrees, a positive "
+                f"factor, degrees, as in 15,5,1.1,0; got {text!r}"
+            )
+        return cls(*numbers)
+
+
+@dataclass(frozen=True)
 class Camera:
     """A camera at `eye` which looks at `target`, its picture's horizontal edge level.
 
@@ -23,6 +58,8 @@ class Camera:
         target: the point (x, y, z) in the centre of the picture.
         field_of_view: vertical opening angle in radians.
         width, height: picture size in pixels.
+        roll: degrees that it is turned clockwise about its line of sight, so that the edge is level
+            no more.
 
     Raises:
         ValueError: a point is not three finite numbers, the line of sight is vertical or of no
@@ -34,6 +71,7 @@ class Camera:
     field_of_view: float
     width: int = 128
     height: int = 128
+    roll: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("eye", "target"):
@@ -56,35 +94,30 @@ class Camera:
         """The same camera with a square picture of `size` x `size` pixels."""
         return replace(self, width=size, height=size)
 
-    def moved(self, azimuth: float, elevation: float, radius: float) -> "Camera":
+    def moved(self, shift: CameraShift) -> "Camera":
         """The camera moved on the sphere around its target, still looking at it.
 
-        Args:
-            azimuth: radians around the vertical axis, counter-clockwise seen from above.
-            elevation: radians upwards.
-            radius: metres away from the target.
-
         Raises:
-            ValueError: the move passes over a pole or through the target.
+            ValueError: the move passes over a pole or into the target.
         """
         x, y, z = (e - t for e, t in zip(self.eye, self.target, strict=True))
-        new_radius = math.hypot(x, y, z) + radius
-        new_elevation = math.atan2(z, math.hypot(x, y)) + elevation
-        new_azimuth = math.atan2(y, x) + azimuth
-        if new_radius <= 0 or abs(new_elevation) >= math.pi / 2:
+        radius = math.hypot(x, y, z) * shift.radius
+        elevation = math.atan2(z, math.hypot(x, y)) + math.radians(shift.elevation)
+        azimuth = math.atan2(y, x) + math.radians(shift.azimuth)
+        if radius <= 0 or abs(elevation) >= math.pi / 2:
             raise ValueError(
-                f"moving by elevation {elevation:.3f} rad and radius {radius:.3f} m takes the "
-                f"camera over a pole or through its target (elevation {new_elevation:.3f} rad, "
-                f"radius {new_radius:.3f} m)"
+                f"moving by elevation {shift.elevation:g} degrees and radius x{shift.radius:g} "
+                "takes the camera over a pole or into its target (elevation "
+                f"{math.degrees(elevation):.1f} degrees, radius {radius:.3f} m)"
             )
-        level = new_radius * math.cos(new_elevation)
+        level = radius * math.cos(elevation)
         offset = (
-            level * math.cos(new_azimuth),
-            level * math.sin(new_azimuth),
-            new_radius * math.sin(new_elevation),
+            level * math.cos(azimuth),
+            level * math.sin(azimuth),
+            radius * math.sin(elevation),
         )
         eye = tuple(t + o for t, o in zip(self.target, offset, strict=True))
-        return replace(self, eye=eye)
+        return replace(self, eye=eye, roll=self.roll + shift.roll)
 
 
 def _point(name: str, value: Point) -> Point:

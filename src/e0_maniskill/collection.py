@@ -17,7 +17,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from e0_maniskill.cameras import Camera, default_cameras
+from e0_maniskill.cameras import Camera, CameraShift, default_cameras
 from e0_maniskill.env import ManiSkillEnv, Proprioception
 from e0_maniskill.episodes import run_expert, save_episode
 from e0_maniskill.rendering import assume_render_backend, render_backend
@@ -38,6 +38,14 @@ class SettingsMismatchError(ValueError):
     """A directory holds episodes that were collected with other settings."""
 
 
+def _camera_record(camera: Camera) -> dict[str, Any]:
+    """A camera as data; earlier records know no roll, so none is told where there is none."""
+    data = asdict(camera)
+    if camera.roll == 0:
+        del data["roll"]
+    return data
+
+
 class WorkerError(RuntimeError):
     """A worker process raised an error or died."""
 
@@ -50,6 +58,7 @@ class CollectionSettings:
     """
 
     cameras: Mapping[str, Camera] | None = None
+    camera_shift: CameraShift | None = None
     hand_camera: bool = False
     image_size: int | None = None
     proprioception: Proprioception = "full"
@@ -64,6 +73,7 @@ class CollectionSettings:
         return ManiSkillEnv(
             task,
             cameras=self.cameras,
+            camera_shift=self.camera_shift,
             hand_camera=self.hand_camera,
             image_size=self.image_size,
             proprioception=self.proprioception,
@@ -74,8 +84,11 @@ class CollectionSettings:
     def record(self, task: str) -> dict[str, Any]:
         """These settings for one task, as JSON data."""
         cameras = default_cameras(find_task(task)) if self.cameras is None else self.cameras
-        data = {name: value for name, value in vars(self).items() if name != "cameras"}
-        data["cameras"] = {name: asdict(camera) for name, camera in cameras.items()}
+        if self.camera_shift is not None:
+            cameras = {name: camera.moved(self.camera_shift) for name, camera in cameras.items()}
+        own = ("cameras", "camera_shift")
+        data = {name: value for name, value in vars(self).items() if name not in own}
+        data["cameras"] = {name: _camera_record(camera) for name, camera in cameras.items()}
         return json.loads(json.dumps(data))
 
 

@@ -8,8 +8,15 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from e0_maniskill.cameras import HAND_CAMERA, Camera, default_cameras
+from e0_maniskill.cameras import HAND_CAMERA, Camera, CameraShift, default_cameras
 from e0_maniskill.rendering import allow_no_vulkan, keep_shaders_compiled, render_backend
+from e0_maniskill.sensors import (
+    FARTHEST,
+    measure_depth,
+    place_sensors,
+    remove_hand_camera_mesh,
+    take_pictures,
+)
 from e0_maniskill.tasks import CONTROL_FREQUENCY, Task, find_task
 
 Proprioception = Literal["full", "compact"]
@@ -22,7 +29,6 @@ ACTION_SIZE = 7
 
 _HAND_CAMERA_SIZE = 128
 _HAND_CAMERA_FIELD_OF_VIEW = np.pi / 2  # as ManiSkill's panda_wristcam
-_HAND_CAMERA_LINK = "camera_link"
 _EMPTY_FRAME_SIZE = 64
 
 
@@ -31,6 +37,8 @@ class ManiSkillEnv(gymnasium.Env):
 
     Observations (a dict):
         pixels: camera name -> uint8 (height, width, 3); absent with `state_only`.
+        depth: camera name -> uint16 (height, width), millimetres along the optical axis, 0 beyond
+            65 m; only with `depth`, of fixed cameras.
         agent_pos: float32. "full": 9 joint positions (radians; the two fingers in metres), then the
             tool centre point's position (3, metres) and quaternion (4, wxyz): 16 numbers.
             "compact": gripper width (metres) and tool centre point (3): 4 numbers, coarse enough
@@ -53,6 +61,8 @@ class ManiSkillEnv(gymnasium.Env):
     Args:
         task: a name in `TASKS`.
         cameras: fixed cameras by name; `default_cameras(task)` if None.
+        camera_shift: displaces all fixed cameras on the spheres around their targets.
+        depth: observe depth as well.
         hand_camera: adds a camera on the wrist, named "hand_camera" (90 degrees, 128 px).
         image_size: overrides the size of all cameras, in pixels (square).
         proprioception: "full" or "compact".
@@ -72,6 +82,8 @@ class ManiSkillEnv(gymnasium.Env):
         task: str,
         *,
         cameras: Mapping[str, Camera] | None = None,
+        camera_shift: CameraShift | None = None,
+        depth: bool = False,
         hand_camera: bool = False,
         image_size: int | None = None,
         proprioception: Proprioception = "full",
@@ -95,13 +107,15 @@ class ManiSkillEnv(gymnasium.Env):
         self._proprioception = proprioception
         self._state_only = state_only
         self._hand_camera = _hand_camera(image_size) if hand_camera and not state_only else None
-        self._cameras = {} if state_only else _fixed_cameras(specification, cameras, image_size)
+        fixed = _fixed_cameras(specification, cameras, camera_shift, image_size)
+        self._cameras = {} if state_only else fixed
+        self._depth = depth and not state_only
         if self._hand_camera is None and not self._cameras and not state_only:
             raise ValueError("no camera: give one in `cameras`, or use state_only=True")
         self._state_size = GOAL_SIZE + (MAX_OBJECTS * POSE_SIZE if state_only else 0)
         self.observation_space = self._make_observation_space()
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
-        self._sensors: dict[str, Any] = {}
+        self._sensors: Mapping[str, Any] = {}
         self._steps: int | None = None
         self._frame = np.zeros((_EMPTY_FRAME_SIZE, _EMPTY_FRAME_SIZE, 3), np.uint8)
         self._simulator = _make_simulator(specification, hand_camera, state_only)
@@ -142,8 +156,8 @@ class ManiSkillEnv(gymnasium.Env):
         with allow_no_vulkan() if self._state_only else nullcontext():
             self.simulator.reset(seed=seed, options={"reconfigure": True})
         if not self._state_only:
-            _remove_hand_camera_mesh(self.simulator)
-            self._sensors = self._place_cameras(cameras)
+            remove_hand_camera_mesh(self.simulator)
+            self._sensors = place_sensors(self.simulator, cameras, self._hand_camera)
         self.task_description = self._instruction()
         self._steps = 0
         return self._observe(), {"is_success": False, "wrong_object": False}
@@ -193,6 +207,13 @@ class ManiSkillEnv(gymnasium.Env):
             observation["pixels"] = spaces.Dict(
                 {name: spaces.Box(0, 255, size, np.uint8) for name, size in sizes.items()}
             )
+        if self._depth:
+            observation["depth"] = spaces.Dict(
+                {
+                    name: spaces.Box(0, FARTHEST, (camera.height, camera.width), np.uint16)
+                    for name, camera in self._cameras.items()
+                }
+            )
         return spaces.Dict(observation)
 
     def _all_cameras(self) -> dict[str, Camera]:
@@ -217,32 +238,6 @@ class ManiSkillEnv(gymnasium.Env):
                 )
         return self._cameras | dict(moved)
 
-    def _place_cameras(self, cameras: Mapping[str, Camera]) -> dict[str, Any]:
-        """Put the cameras into the freshly built scene; return ManiSkill's sensors by name."""
-        from mani_skill.sensors.camera import Camera as Sensor
-        from mani_skill.sensors.camera import CameraConfig
-        from mani_skill.utils.sapien_utils import look_at
-
-        def sensor(name: str, camera: Camera, pose: Any, mount: Any = None) -> Sensor:
-            config = CameraConfig(
-                uid=name,
-                pose=pose,
-                width=camera.width,
-                height=camera.height,
-                fov=camera.field_of_view,
-                mount=mount,
-            )
-            return Sensor(config, self.simulator.scene)
-
-        sensors = {
-            name: sensor(name, camera, look_at(camera.eye, camera.target))
-            for name, camera in cameras.items()
-        }
-        if self._hand_camera is not None:
-            link = self.simulator.agent.robot.links_map[_HAND_CAMERA_LINK]
-            sensors[HAND_CAMERA] = sensor(HAND_CAMERA, self._hand_camera, _identity_pose(), link)
-        return sensors
-
     def _instruction(self) -> str:
         """What the present episode asks for."""
         attribute = self._specification.chosen_instruction
@@ -255,8 +250,11 @@ class ManiSkillEnv(gymnasium.Env):
             "environment_state": self._environment_state(),
         }
         if not self._state_only:
-            observation["pixels"] = pictures = self._take_pictures()
+            observation["pixels"] = pictures = take_pictures(self.simulator, self._sensors)
             self._frame = next(iter(pictures.values()))
+        if self._depth:
+            fixed = {name: self._sensors[name] for name in self._cameras}
+            observation["depth"] = measure_depth(fixed)
         return observation
 
     def _agent_pos(self) -> np.ndarray:
@@ -276,20 +274,12 @@ class ManiSkillEnv(gymnasium.Env):
             state[GOAL_SIZE : GOAL_SIZE + len(poses) * POSE_SIZE] = np.concatenate(poses)
         return state
 
-    def _take_pictures(self) -> dict[str, np.ndarray]:
-        for hidden in self.simulator._hidden_objects:
-            hidden.hide_visual()
-        self.simulator.scene.update_render(update_human_render_cameras=False)
-        pictures = {}
-        for name, sensor in self._sensors.items():
-            sensor.capture()
-            picture = sensor.get_obs(rgb=True, depth=False, position=False, segmentation=False)
-            pictures[name] = picture["rgb"][0].cpu().numpy().copy()
-        return pictures
-
 
 def _fixed_cameras(
-    task: Task, cameras: Mapping[str, Camera] | None, image_size: int | None
+    task: Task,
+    cameras: Mapping[str, Camera] | None,
+    shift: CameraShift | None,
+    image_size: int | None,
 ) -> dict[str, Camera]:
     chosen = default_cameras(task) if cameras is None else dict(cameras)
     for name, camera in chosen.items():
@@ -300,6 +290,8 @@ def _fixed_cameras(
             )
         if not isinstance(camera, Camera):
             raise ValueError(f"camera {name!r} must be a Camera, got {type(camera).__name__}")
+    if shift is not None:
+        chosen = {name: camera.moved(shift) for name, camera in chosen.items()}
     if image_size is None:
         return chosen
     return {name: camera.resized(image_size) for name, camera in chosen.items()}
@@ -334,33 +326,11 @@ def _make_simulator(task: Task, hand_camera: bool, state_only: bool) -> Any:
     return wrapped.unwrapped
 
 
-def _remove_hand_camera_mesh(simulator: Any) -> None:
-    """Take the picture of the wrist camera's housing out of the scene; its collision shape stays.
-
-    The mesh has 425 000 triangles, more than all else together, and doubles the cost of a picture.
-    """
-    from sapien.render import RenderBodyComponent
-
-    link = simulator.agent.robot.links_map.get(_HAND_CAMERA_LINK)
-    if link is None:
-        return
-    entity = link._objs[0].entity
-    body = entity.find_component_by_type(RenderBodyComponent)
-    if body is not None:
-        entity.remove_component(body)
-
-
 def _pose(simulator: Any, name: str) -> np.ndarray:
     """Position (3) and quaternion (4, wxyz) of the simulator's actor or pose of this name."""
     thing = getattr(simulator, name)
     pose = getattr(thing, "pose", thing)
     return pose.raw_pose[0].numpy()
-
-
-def _identity_pose() -> Any:
-    import sapien
-
-    return sapien.Pose()
 
 
 def _check_action(action: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.envs.utils import NEW_ROLLOUT_OPTION, freeze_after_episode_end
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
-from e0_maniskill.cameras import default_cameras
+from e0_maniskill.cameras import CameraShift, default_cameras
 from e0_maniskill.env import (
     ACTION_SIZE,
     GOAL_SIZE,
@@ -29,11 +29,16 @@ from e0_maniskill.tasks import CONTROL_FREQUENCY, Task, find_task
 @EnvConfig.register_subclass("maniskill")
 @dataclass
 class ManiSkillEnvConfig(EnvConfig):
-    """One or several ManiSkill tasks, comma-separated; see `e0_maniskill.env.ManiSkillEnv`."""
+    """One or several ManiSkill tasks, comma-separated; see `e0_maniskill.env.ManiSkillEnv`.
+
+    camera_shift: "azimuth,elevation,radius,roll" of all fixed cameras on the spheres around their
+    targets: degrees, degrees, a factor, degrees.
+    """
 
     task: str | None = "PickCube-v1"
     fps: int = CONTROL_FREQUENCY
     image_size: int | None = None
+    camera_shift: str | None = None
     hand_camera: bool = False
     proprioception: str = "full"
     state_only: bool = False
@@ -45,6 +50,7 @@ class ManiSkillEnvConfig(EnvConfig):
                 f"unknown proprioception {self.proprioception!r}; "
                 f"known: {', '.join(PROPRIOCEPTION_SIZES)}"
             )
+        self._shift()  # refuses what is none
         size = PROPRIOCEPTION_SIZES[self.proprioception]
         state = GOAL_SIZE + (MAX_OBJECTS * POSE_SIZE if self.state_only else 0)
         self.features = {
@@ -75,11 +81,15 @@ class ManiSkillEnvConfig(EnvConfig):
     def gym_kwargs(self) -> dict:
         return {
             "image_size": self.image_size,
+            "camera_shift": self._shift(),
             "hand_camera": self.hand_camera,
             "proprioception": self.proprioception,
             "state_only": self.state_only,
             "episode_length": self.episode_length,
         }
+
+    def _shift(self) -> CameraShift | None:
+        return None if self.camera_shift is None else CameraShift.parse(self.camera_shift)
 
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from e0_maniskill import TASKS, Camera, ManiSkillEnv
+from e0_maniskill import TASKS, Camera, CameraShift, ManiSkillEnv
 from e0_maniskill.experts import Expert
 
 LIFT = np.array([0, 0, 0.3, 0, 0, 0, 1], np.float32)
@@ -128,7 +128,9 @@ def test_hidden_goal_is_in_no_picture(seeing: ManiSkillEnv) -> None:
 def test_camera_moves_for_one_episode(seeing: ManiSkillEnv) -> None:
     usual, _ = seeing.reset(seed=0)
     camera = seeing._cameras["base_camera"]
-    moved, _ = seeing.reset(seed=0, options={"cameras": {"base_camera": camera.moved(0.2, 0, 0)}})
+    moved, _ = seeing.reset(
+        seed=0, options={"cameras": {"base_camera": camera.moved(CameraShift(12))}}
+    )
     assert (moved["pixels"]["base_camera"] != usual["pixels"]["base_camera"]).mean() > 0.2
     np.testing.assert_array_equal(moved["agent_pos"], usual["agent_pos"])
     again, _ = seeing.reset(seed=0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from e0_maniskill import TASKS, Camera, default_cameras, find_task
+from e0_maniskill import TASKS, Camera, CameraShift, default_cameras, find_task
 
 CAMERA = Camera(eye=(0.5, 0.0, 0.45), target=(0.03, 0.0, 0.05), field_of_view=0.7)
 
@@ -73,21 +73,36 @@ def test_every_task_has_a_base_camera() -> None:
 
 
 def test_moved_camera_stays_on_its_sphere() -> None:
-    moved = CAMERA.moved(azimuth=math.pi / 2, elevation=0.0, radius=0.0)
+    moved = CAMERA.moved(CameraShift(azimuth=90))
     assert moved.eye == pytest.approx((0.03, 0.47, 0.45))
-    assert CAMERA.moved(0.0, 0.0, 0.0).eye == pytest.approx(CAMERA.eye)
-    farther = CAMERA.moved(0.3, -0.2, 0.1)
+    assert CAMERA.moved(CameraShift()).eye == pytest.approx(CAMERA.eye)
+    farther = CAMERA.moved(CameraShift(azimuth=20, elevation=-12, radius=1.1, roll=7))
     assert math.dist(farther.eye, farther.target) == pytest.approx(
-        math.dist(CAMERA.eye, CAMERA.target) + 0.1
+        math.dist(CAMERA.eye, CAMERA.target) * 1.1
     )
-    lifted = CAMERA.moved(0.0, 0.3, 0.0)
+    assert farther.roll == 7
+    lifted = CAMERA.moved(CameraShift(elevation=15))
     assert lifted.eye[2] > CAMERA.eye[2] and lifted.target == CAMERA.target
 
 
-@pytest.mark.parametrize(("elevation", "radius"), [(1.2, 0.0), (0.0, -2.0)])
-def test_camera_cannot_pass_a_pole_or_its_target(elevation: float, radius: float) -> None:
-    with pytest.raises(ValueError, match="over a pole or through its target"):
-        CAMERA.moved(0.0, elevation, radius)
+@pytest.mark.parametrize(
+    "shift", [CameraShift(elevation=70), CameraShift(elevation=-140), CameraShift(radius=0)]
+)
+def test_camera_cannot_pass_a_pole_or_its_target(shift: CameraShift) -> None:
+    with pytest.raises(ValueError, match="over a pole or into its target"):
+        CAMERA.moved(shift)
+
+
+def test_shifts_are_read_from_text() -> None:
+    assert CameraShift.parse("15, -5,1.1,0") == CameraShift(15, -5, 1.1, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["15", "15,5,1", "a,b,c,d", "1,2,nan,0", "1,2,0,0", "1,2,-1,0", ""]
+)
+def test_what_is_no_shift_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"azimuth,elevation,radius,roll.*15,5,1\.1,0; got"):
+        CameraShift.parse(text)
 
 
 def test_import_loads_no_simulator() -> None:
