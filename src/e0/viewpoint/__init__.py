@@ -15,12 +15,13 @@ from e0.viewpoint.geometry import (
     sapien_pose,
     to_extrinsics,
 )
-from e0.viewpoint.warp import MovedImages, perturb_viewpoint
+from e0.viewpoint.warp import MovedImages, Plane, perturb_viewpoint
 
 __all__ = [
     "MovedImages",
     "Perturbation",
     "PerturbationRange",
+    "Plane",
     "SphericalCamera",
     "from_extrinsics",
     "intrinsics",

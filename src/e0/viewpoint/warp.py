@@ -1,8 +1,9 @@
 """Pictures as a moved camera would have seen them, from the home camera's pictures.
 
-With depth every pixel is moved for itself; without, the scene is taken for a plane through the
-point that the camera looks at, and the picture is moved by that plane's homography (Hartley and
-Zisserman, "Multiple view geometry", 13.1).
+With depth every pixel is moved for itself; without, the scene is taken for a plane, and the picture
+is moved by that plane's homography (Hartley and Zisserman, "Multiple view geometry", 13.1). Which
+plane matters: a table's is far better than one that faces the camera where a table fills the
+picture (`benchmarks/viewpoint.py`).
 
 Shapes: B pictures of height x width pixels.
 """
@@ -32,8 +33,20 @@ REFINEMENTS = 3
 REACH = 0.9
 """A point reaches pixels whose middle is not farther away, so that no surface gets cracks when it
 comes up to 1.8 times nearer, and edges do not grow by a whole pixel."""
-BEYOND = 8.0
-"""Look-ups end this many half-pictures from the middle: far enough outside to be invalid."""
+NEAREST_PLANE = 0.02
+"""Share of the look-at distance that a plane must stay away from the camera."""
+
+
+class Plane(NamedTuple):
+    """What stands for the scene where there is no depth.
+
+    normal: in axes of which z points up and x, level, towards the camera: (0, 0, 1) is a table.
+    offset: metres from the point that is looked at to the plane, along the normal; a table that
+    lies 5 cm below that point has -0.05.
+    """
+
+    normal: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    offset: float = 0.0
 
 
 class MovedImages(NamedTuple):
@@ -53,7 +66,7 @@ def perturb_viewpoint(
     look_at_distance: Tensor | float | None = None,
     *,
     elevation: Tensor | float = 0.0,
-    plane_normal: tuple[float, float, float] | None = None,
+    plane: Plane | None = None,
     fill: str = "reflect",
     generator: torch.Generator | None = None,
 ) -> MovedImages:
@@ -63,10 +76,9 @@ def perturb_viewpoint(
     them. depth: (B, height, width) metres along the optical axis, 0 or infinite where unknown.
     look_at_distance: metres to the point that stays in place, one or (B,); with depth it may be
     left out and is then the depth in the middle of the picture. elevation: degrees of the home
-    camera above the horizontal, one or (B,). plane_normal: of the plane without depth, in axes of
-    which z points up and x, level, towards the camera; None is the plane that faces the camera,
-    (0, 0, 1) a table. fill: what was never seen is a reflection of the picture,
-    black (`constant`), or `noise`.
+    camera above the horizontal, one or (B,). plane: of the scene without depth; None is the plane
+    through the point looked at that faces the camera. fill: what was never seen is a reflection of
+    the picture, black (`constant`), or `noise`.
 
     Runs on the images' device without waiting for it, apart from checks of small tensors. Raises
     ValueError for shapes that do not match, intrinsics that cannot be inverted, distances that are
@@ -78,12 +90,12 @@ def perturb_viewpoint(
     angle = torch.as_tensor(elevation, dtype=images.dtype, device=images.device).expand(batch)
     moves = Perturbation(*(part.to(images) for part in perturbation))
     motion = relative_motion(moves, distance, angle)
-    plane = _plane_grid(images, camera, motion, distance, angle, plane_normal)
-    valid = _inside(plane)
-    moved = _look_up(images, plane, PADDING[fill])
+    places = _plane_places(images, camera, motion, distance, angle, plane)
+    valid = _inside(places)
+    moved = _look_up(images, places, PADDING[fill])
     if depth is not None:
-        grid, valid = _depth_grid(depth.to(images), camera, motion)
-        seen = _look_up(images, grid, "border")
+        places, valid = _depth_places(depth.to(images), camera, motion)
+        seen = _look_up(images, places, "border")
         # Holes have no picture of their own; the plane's is the best guess.
         moved = torch.where(valid[:, None], seen, moved)
     if fill == "noise":
@@ -140,68 +152,71 @@ def _pixel_centres(images: Tensor) -> Tensor:
     return torch.stack((x, y, torch.ones_like(x)))
 
 
-def _plane_grid(
+def _plane_places(
     images: Tensor,
     camera: Tensor,
     motion: Tensor,
     distance: Tensor,
     elevation: Tensor,
-    normal: tuple[float, float, float] | None,
+    plane: Plane | None,
 ) -> Tensor:
     """Where in the home picture each pixel of the moved one is looked up, if all that is seen lies
-    in one plane: normalized coordinates (B, height, width, 2), far outside where there is none."""
-    normals = _camera_normals(images, elevation, normal)
-    # The plane n · X = offset goes through the point that is looked at, (0, 0, distance).
-    offset = normals[:, 2] * distance
-    bend = motion[:, :3, 3:] @ (normals / offset[:, None])[:, None]
+    in one plane: (B, 2, height, width), see `_look_up`."""
+    normals = _camera_normals(images, elevation, plane)
+    # n · X = reach in camera coordinates, where the point that is looked at is (0, 0, distance).
+    reach = normals[:, 2] * distance + (0.0 if plane is None else plane.offset)
+    if not (reach.abs() > NEAREST_PLANE * distance).all():
+        raise ValueError(
+            f"{plane} passes through a camera of elevation {elevation.tolist()[0]:.0f}, which sees "
+            "it edge-on, so it cannot carry the picture; give the camera's elevation, or leave "
+            "`plane` out"
+        )
+    bend = motion[:, :3, 3:] @ (normals / reach[:, None])[:, None]
     homography = camera @ (motion[:, :3, :3] + bend) @ torch.linalg.inv_ex(camera).inverse
     back = torch.linalg.inv_ex(homography).inverse
-    return _normalize(torch.einsum("bij,jhw->bihw", back, _pixel_centres(images)))
+    height, width = images.shape[-2:]
+    to_places = images.new_tensor([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]]) @ back
+    x = torch.arange(width, device=images.device, dtype=images.dtype) + 0.5
+    y = torch.arange(height, device=images.device, dtype=images.dtype) + 0.5
+    # A row and a column are added up: 40 times faster than a matrix for every pixel.
+    row = to_places[:, :, 0, None] * x + to_places[:, :, 2, None]
+    column = to_places[:, :, 1, None] * y
+    divisor = row[:, 2:, None, :] + column[:, 2:, :, None]
+    # What lies behind the camera, with a divisor below zero, lands far outside.
+    return (row[:, :2, None, :] + column[:, :2, :, None]) / divisor.clamp(min=1e-6)
 
 
-def _camera_normals(
-    images: Tensor, elevation: Tensor, normal: tuple[float, float, float] | None
-) -> Tensor:
+def _camera_normals(images: Tensor, elevation: Tensor, plane: Plane | None) -> Tensor:
     """Unit normals (B, 3) of the plane in camera coordinates."""
-    if normal is None:
+    if plane is None:
         return images.new_tensor([0.0, 0.0, 1.0]).expand(len(elevation), 3)
     zero = torch.zeros_like(elevation)
     home = SphericalCamera(zero, elevation, zero + 1, zero, zero[..., None].expand(-1, 3))
-    world = F.normalize(images.new_tensor(normal), dim=0)
-    normals = to_extrinsics(home)[:, :3, :3] @ world
-    if not (normals[:, 2].abs() > 0.02).all():
-        raise ValueError(
-            f"a plane with normal {normal} is seen edge-on by a camera of this elevation, so it "
-            "cannot carry the picture; leave plane_normal out, or give the camera's elevation"
-        )
-    return normals
+    return to_extrinsics(home)[:, :3, :3] @ F.normalize(images.new_tensor(plane.normal), dim=0)
 
 
 def _normalize(homogeneous: Tensor) -> Tensor:
-    """Homogeneous pixel coordinates (B, 3, height, width) -> `grid_sample`'s (B, height, width, 2),
-    beyond the picture where they lie behind the camera."""
+    """Homogeneous pixel coordinates (B, 3, height, width) -> places (B, 2, height, width)."""
     height, width = homogeneous.shape[-2:]
-    behind = homogeneous[:, 2] <= 1e-6
-    places = homogeneous[:, :2] / homogeneous[:, 2:].clamp(min=1e-6)
-    size = homogeneous.new_tensor([width, height])
-    grid = places.permute(0, 2, 3, 1) * 2 / size - 1
-    return grid.clamp(-BEYOND, BEYOND).masked_fill(behind[..., None], BEYOND)
+    size = homogeneous.new_tensor([width, height])[:, None, None]
+    return homogeneous[:, :2] / homogeneous[:, 2:].clamp(min=1e-6) * 2 / size - 1
 
 
-def _inside(grid: Tensor) -> Tensor:
-    """Which look-ups (B, height, width) fall into the picture."""
-    return (grid.abs() <= 1).all(-1)
+def _inside(places: Tensor) -> Tensor:
+    """Which places (B, 2, height, width) lie in the picture: (B, height, width)."""
+    x, y = places.abs().unbind(1)
+    return (x <= 1) & (y <= 1)
 
 
-def _look_up(images: Tensor, grid: Tensor, padding: str) -> Tensor:
-    return F.grid_sample(
-        images, grid.to(images.dtype), mode="bilinear", padding_mode=padding, align_corners=False
-    )
+def _look_up(images: Tensor, places: Tensor, padding: str, mode: str = "bilinear") -> Tensor:
+    """Colours at places (B, 2, height, width): x and y, -1 and 1 are the picture's edges."""
+    grid = places.to(images.dtype).permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid, mode, padding_mode=padding, align_corners=False)
 
 
-def _depth_grid(depth: Tensor, camera: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in the home picture each pixel of the moved one is looked up, by depth: the grid, and
-    which pixels (B, height, width) the home camera has seen.
+def _depth_places(depth: Tensor, camera: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the home picture each pixel of the moved one is looked up, by depth: places
+    (B, 2, height, width), and which pixels (B, height, width) the home camera has seen.
 
     First every home pixel is thrown into the moved picture, where the nearest wins; that says about
     where to look. Then the place is refined until it lands in the pixel that asked for it.
@@ -229,13 +244,13 @@ def _depth_grid(depth: Tensor, camera: Tensor, motion: Tensor) -> tuple[Tensor, 
         landed = move(places, _look_up(home, _normalize(places), "border"))
         miss = pixels[:, :2] - landed[:, :2] / landed[:, 2:].clamp(min=1e-6)
         places = torch.cat((places[:, :2] + miss, places[:, 2:]), dim=1)
-    grid = _normalize(places)
-    there = F.grid_sample(home, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    found = _normalize(places)
+    there = _look_up(home, found, "zeros", mode="nearest")
     landed = move(places, there)
     miss = (pixels[:, :2] - landed[:, :2] / landed[:, 2:].clamp(min=1e-6)).abs().amax(1)
     in_front = landed[:, 2] <= nearest * (1 + DEPTH_TOLERANCE)
-    seen = _inside(grid) & ~hole & (there[:, 0] > 0)
-    return grid, seen & in_front & (miss < PIXEL_TOLERANCE)
+    seen = _inside(found) & ~hole & (there[:, 0] > 0)
+    return found, seen & in_front & (miss < PIXEL_TOLERANCE)
 
 
 def _nearest_depth(moved: Tensor, known: Tensor) -> Tensor:

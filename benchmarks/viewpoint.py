@@ -1,0 +1,94 @@
+"""How close a warped picture comes to that of a camera which really moved, and what warping costs.
+
+    python benchmarks/viewpoint.py --out results.json --table table.md --strips strips.png
+
+Rows of the results: {"task", "seed", "step", "shift": [azimuth, elevation, radius, roll], "method",
+"psnr" (dB), "ssim", "seen" (share of pixels that the home camera has seen)}; costs apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from e0.bench.files import write_json, write_text
+from e0.bench.viewpoint_cost import measure_cost
+from e0.bench.viewpoint_figures import draw_strips
+from e0.bench.viewpoint_truth import markdown_table, measure, summarize
+
+TASKS = ("PushCube-v1", "PickCube-v1", "StackCube-v1", "PegInsertionSide-v1")
+FIRST_SEED = 990_000
+STEPS = (0, 12)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tasks = TASKS[:2] if options.quick else TASKS
+    count = 2 if options.quick else options.scenes
+    scenes = [(t, FIRST_SEED + i, s) for t in tasks for i in range(count) for s in STEPS]
+    rows: list[dict[str, Any]] = []
+    for task, seed, steps in tqdm(scenes, desc="Scenes", unit="scene"):
+        rows += measure(task, seed, steps)
+    costs = measure_cost(device, repetitions=5 if options.quick else 30)
+    results = {
+        "viewpoint": rows,
+        "costs": costs,
+        "machine": {
+            "device": _device_name(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    }
+    table = f"{markdown_table(summarize(rows))}\n{_cost_table(results)}"
+    print(f"\n{table}")
+    if options.out is not None:
+        write_json(options.out, results)
+    if options.table is not None:
+        write_text(options.table, table)
+    if options.strips is not None:
+        draw_strips(tasks[1], FIRST_SEED, STEPS[-1], options.strips)
+
+
+def _cost_table(results: dict[str, Any]) -> str:
+    lines = [
+        f"64 pictures of 224² px on {results['machine']['device']}, "
+        f"{results['machine']['threads']} threads:\n",
+        "| method | ms | ratio |",
+        "|---|---|---|",
+        *(
+            f"| {row['method']} | {row['milliseconds']:.1f} | {row['ratio_to_table_plane']:.2f} |"
+            for row in results["costs"]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {np.__config__.show(mode='dicts')['Machine Information']['host']['cpu']})"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, help="JSON file of results")
+    add("--table", type=Path, help="write the tables here, too (Markdown)")
+    add("--strips", type=Path, help="write strips of pictures here (PNG)")
+    add("--scenes", type=int, default=5, help="seeds of each task, each seen at two steps")
+    add("--device", help="where the costs are measured; a GPU if there is one")
+    add("--quick", action="store_true", help="two tasks, two seeds")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
