@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -44,7 +45,7 @@ def draw_strips(task: str, seed: int, steps: int, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _show(axes: matplotlib.axes.Axes, picture: Tensor) -> None:
+def _show(axes: Axes, picture: Tensor) -> None:
     axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
     axes.set_xticks([])
     axes.set_yticks([])

@@ -4,6 +4,7 @@ perturbation = PerturbationRange(azimuth=15, elevation=5, radius=0.1).draw(len(i
 moved = perturb_viewpoint(images, intrinsics(60, 224, 224), perturbation, look_at_distance=0.7)
 """
 
+from e0.viewpoint.augmentation import CameraGeometry, ViewpointAugmentation
 from e0.viewpoint.geometry import (
     Perturbation,
     PerturbationRange,
@@ -18,11 +19,13 @@ from e0.viewpoint.geometry import (
 from e0.viewpoint.warp import MovedImages, Plane, perturb_viewpoint
 
 __all__ = [
+    "CameraGeometry",
     "MovedImages",
     "Perturbation",
     "PerturbationRange",
     "Plane",
     "SphericalCamera",
+    "ViewpointAugmentation",
     "from_extrinsics",
     "intrinsics",
     "mujoco_pose",

@@ -1,0 +1,112 @@
+"""Augmentation of whole batches: which pictures move, how, and which do not."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+
+from e0.viewpoint import (
+    CameraGeometry,
+    Perturbation,
+    PerturbationRange,
+    Plane,
+    ViewpointAugmentation,
+    intrinsics,
+    perturb_viewpoint,
+)
+
+B, SIZE = 40, 24
+TABLE = CameraGeometry(field_of_view=50, elevation=40, look_at_distance=0.7, table_offset=-0.05)
+BOUNDS = PerturbationRange(20, 10, 0.1, 5)
+
+
+def pictures(seed: int = 0, *shape: int) -> Tensor:
+    return torch.rand(*(shape or (B, 3, SIZE, SIZE)), generator=torch.Generator().manual_seed(seed))
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+def test_a_share_of_the_samples_moves_and_the_others_stay() -> None:
+    augment = ViewpointAugmentation(BOUNDS, probability=0.6, cameras={"base": TABLE})
+    images = {"base": pictures()}
+    moved, movements = augment(images, generator=seeded())
+    still = (movements["base"].azimuth == 0) & (movements["base"].radius == 1)
+    assert 0.4 < (~still).float().mean() < 0.8
+    same = (moved["base"] == images["base"]).flatten(1).all(-1)
+    assert torch.equal(same, still)
+    again, _ = augment(images, generator=seeded())
+    assert torch.equal(again["base"], moved["base"])
+
+
+def test_what_it_does_is_the_perturbation_it_tells() -> None:
+    augment = ViewpointAugmentation(BOUNDS, probability=0.7, cameras={"base": TABLE})
+    images = {"base": pictures()}
+    moved, movements = augment(images, generator=seeded())
+    expected = perturb_viewpoint(
+        images["base"],
+        intrinsics(50, SIZE, SIZE),
+        movements["base"],
+        look_at_distance=0.7,
+        elevation=40,
+        plane=Plane(offset=-0.05),
+    ).images
+    torch.testing.assert_close(moved["base"], expected, rtol=0, atol=1e-4)
+
+
+def test_cameras_move_by_themselves_and_skipped_ones_do_not() -> None:
+    images = {"base": pictures(0), "side": pictures(1, B, 3, 30, 20), "wrist": pictures(2)}
+    augment = ViewpointAugmentation(BOUNDS, 1.0, {"base": TABLE, "side": TABLE}, skip=("wrist",))
+    moved, movements = augment(images, generator=seeded())
+    assert torch.equal(moved["wrist"], images["wrist"])
+    assert torch.equal(movements["wrist"].azimuth, Perturbation.none(B).azimuth)
+    assert not torch.equal(movements["base"].azimuth, movements["side"].azimuth)
+    assert moved["side"].shape == images["side"].shape
+
+
+def test_all_frames_of_a_sample_move_alike() -> None:
+    frame = pictures()
+    stack = frame[:, None].expand(-1, 3, -1, -1, -1)
+    augment = ViewpointAugmentation(BOUNDS, 1.0, {"base": TABLE})
+    moved, _ = augment({"base": stack}, generator=seeded())
+    alone, _ = augment({"base": frame}, generator=seeded())
+    assert moved["base"].shape == stack.shape
+    for index in range(3):
+        torch.testing.assert_close(moved["base"][:, index], alone["base"])
+
+
+def test_depth_is_used_where_there_is_any() -> None:
+    depth = 0.5 + pictures(3, B, SIZE, SIZE)
+    augment = ViewpointAugmentation(BOUNDS, 1.0, {"base": TABLE, "side": TABLE})
+    images = {"base": pictures(), "side": pictures()}
+    with_depth, _ = augment(images, {"base": depth}, generator=seeded())
+    without, _ = augment(images, generator=seeded())
+    assert not torch.equal(with_depth["base"], without["base"])
+    assert torch.equal(with_depth["side"], without["side"])
+
+
+def test_an_unknown_camera_is_assumed_and_said_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    augment = ViewpointAugmentation(BOUNDS, 1.0)
+    with caplog.at_level(logging.WARNING):
+        augment({"base": pictures()})
+        augment({"base": pictures()})
+    assert len([r for r in caplog.records if "field of view of 60" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"probability": 1.5}, "probability must lie"), ({"fill": "zeros"}, "known: reflect")],
+)
+def test_impossible_settings_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ViewpointAugmentation(BOUNDS, **arguments)
+
+
+@pytest.mark.parametrize("setting", [{"skip": ("hand",)}, {"cameras": {"hand": TABLE}}])
+def test_cameras_that_are_not_there_are_named(setting: dict) -> None:
+    with pytest.raises(ValueError, match=r"names the cameras \['hand'\], the batch has \['base'\]"):
+        ViewpointAugmentation(BOUNDS, **setting)({"base": pictures()})
