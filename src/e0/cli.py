@@ -60,8 +60,26 @@ class Collect:
     """Write nothing: print how often the experts succeed, without images."""
 
 
+@dataclass(frozen=True)
+class ImportWeights:
+    """Check weights of pi-0, pi-0.5, PaliGemma or E0's authors, and keep what E0 uses.
+
+    Every tensor is accounted for. Start from the result with --policy.init_from=OUTPUT.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A safetensors file, a directory (sharded or not; orbax where installed), or a hub id."""
+    output: Path
+    """Directory to write; must not exist yet."""
+    preset: str | None = None
+    """Whose sizes the weights must have; found by their shapes if not given."""
+    tokenizer: str | None = None
+    """Text tokenizer to keep beside them: a tokenizer.json, a directory with one, or a hub id."""
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[ImportWeights, tyro.conf.subcommand("import-weights")]
     | Annotated[DemoSettings, tyro.conf.subcommand("demo", description=DEMO)]
     | Annotated[BenchmarkSettings, tyro.conf.subcommand("bench", description=BENCH)]
     | Annotated[ComparisonSettings, tyro.conf.subcommand("compare", description=COMPARE)]
@@ -103,6 +121,19 @@ def compare(command: ComparisonSettings) -> None:
     print(f"\n{comparison_markdown(run_comparison(command))}\nResults: {command.directory}")
 
 
+def import_weights(command: ImportWeights) -> None:
+    """`e0 import-weights`."""
+    from e0.weights import convert_weights, open_source
+
+    report = convert_weights(
+        open_source(command.source),
+        command.output,
+        preset=command.preset,
+        tokenizer=command.tokenizer,
+    )
+    print(f"{report.summary()}\nStart from it with --policy.init_from={command.output}")
+
+
 def dry_run(command: Collect) -> None:
     """Print the experts' success over the seeds from 5000 on, a line per task."""
     from e0.bench.statistics import format_rate
@@ -131,6 +162,8 @@ def main() -> None:
             bench(command)
         elif isinstance(command, ComparisonSettings):
             compare(command)
+        elif isinstance(command, ImportWeights):
+            import_weights(command)
         else:
             run_demo(command)
     except (ValueError, RuntimeError, OSError) as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,12 +67,15 @@ class TokenHead:
     the second term changes no optimum, but it tells a wrong guess in which direction the truth
     lies.
 
+    ready: what `logits` gives, if `prepared` has made it.
+
     Raises ValueError for an unknown head and a negative weight.
     """
 
     tokenizer: ActionTokenizer
     kind: str = "cosine"
     mean_weight: float = 1.0
+    ready: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         head_width(self.kind, self.tokenizer.vocabulary_size)
@@ -87,12 +90,18 @@ class TokenHead:
     def logits(self) -> Callable[[Tensor], Tensor]:
         """A function from outputs (B, H, D, width) to logits (B, H, D, V) over the codes that each
         dimension really has. Make it once per chunk: it holds tables."""
+        if self.ready is not None:
+            return self.ready
         count, size = self.tokenizer.code_count, self.tokenizer.vocabulary_size
         bias = padding_bias(count, size)
         if self.kind == "linear":
             return lambda outputs: outputs.float() + bias
         basis = cosine_basis(count, size)
         return lambda outputs: cosine_logits(outputs, basis) + bias
+
+    def prepared(self) -> TokenHead:
+        """This head with its tables made once and for all, as the tokenizer is now."""
+        return replace(self, ready=self.logits())
 
     def loss(self, logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
         """Loss of each chunk (B,), over the valid ones of tokens (B, H, D); see `cross_entropy`."""

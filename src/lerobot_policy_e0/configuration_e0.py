@@ -34,11 +34,12 @@ class E0Config(PreTrainedConfig):
         text_tokenizer: for the paligemma presets, a tokenizer.json, a directory with one or a hub
             id; kept in the checkpoint. maximum_prompt_tokens: longer prompts are refused; 0 means
             48, or 200 where the state is in the prompt.
-        compile_model: torch.compile the denoising network.
+        compile_model: torch.compile the denoising network. fast_sampling: make all ahead of
+            sampling that can be made ahead (`e0.sampler`), on a GPU as one CUDA graph.
     Training:
         vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
             numbers cannot name an episode and the policy has to look at its images.
-        dtype: float32, or bfloat16 for autocast in LeRobot's training loop.
+        dtype: float32, or bfloat16 for autocast in LeRobot's training loop and for sampling.
         init_from: weights that a new policy starts from (`e0.weights`): pi-0, pi-0.5, PaliGemma or
             the authors' E0, as a file, directory or hub id. Ignored in a checkpoint.
         initialized_from: set by it, what the weights were and their hash.
@@ -78,6 +79,7 @@ class E0Config(PreTrainedConfig):
     text_tokenizer: str | None = None
     maximum_prompt_tokens: int = 0
     compile_model: bool = False
+    fast_sampling: bool = True
 
     vector_noise: float = 0.0
     dtype: str = "float32"

@@ -15,13 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from e0.cuda_graph import GraphedSampler
 from e0.network.policy_network import Observation
 from e0.policy import ActionChunk, Policy
 from e0.reflow import make_teacher, reflow_loss
+from e0.sampler import FastSampler
 from e0.weights import import_weights, open_source
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import read_actions
-from lerobot_policy_e0.prompts import make_prompts
+from lerobot_policy_e0.prompts import find_tokenizer, make_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +74,11 @@ class E0Policy(PreTrainedPolicy):
             report = import_weights(self.model, open_source(config.init_from))
             config.initialized_from = f"{report.kind} {report.source} sha256:{report.sha256}"
             logger.info("%s", report.summary())
-        self.prompts = make_prompts(config, config.text_tokenizer if new else None)
+        self.prompts = make_prompts(config, find_tokenizer(config) if new else None)
         if config.compile_model:
             self.model.network.compile_denoising()
+        self._samplers: dict[int | None, FastSampler | GraphedSampler] = {}
+        self._sampled_state: tuple[int, int] | None = None
         self._teachers: list[Policy] = []  # in a list, since it is no part of this module
         self.reset()
 
@@ -147,7 +151,35 @@ class E0Policy(PreTrainedPolicy):
         """A whole chunk with the entropy of every token's posterior; see `e0.policy.Policy.sample`
         for the options (steps, generator, noise, keep_trace)."""
         self.eval()
-        return self.model.sample(self._observation(batch), **options)
+        observation = self._observation(batch)
+        if not self.config.fast_sampling or options.get("keep_trace"):
+            return self.model.sample(observation, **options)
+        return self._sampler(options.pop("steps", None)).sample(observation, **options)
+
+    def _sampler(self, steps: int | None) -> FastSampler | GraphedSampler:
+        """The fast sampler for the weights as they are now."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        state = (sum(tensor._version for tensor in tensors), tensors[0].data_ptr())
+        if state != self._sampled_state:
+            self._sampled_state = state
+            self._samplers.clear()
+        if steps not in self._samplers:
+            half = self.config.dtype == "bfloat16"
+            sampler = FastSampler(
+                self.model,
+                steps=steps,
+                dtype=torch.bfloat16 if half else None,
+                compile_steps=self.config.compile_model,
+            )
+            on_gpu = self.model.tokenizer.codebook.device.type == "cuda"
+            self._samplers[steps] = GraphedSampler(sampler) if on_gpu else sampler
+        return self._samplers[steps]
+
+    def train(self, mode: bool = True) -> E0Policy:
+        """As always; what was made ahead for sampling is dropped where weights may change."""
+        if mode:
+            self._samplers = {}
+        return super().train(mode)
 
     def predict_action_chunk(self, batch: dict[str, Any], **options: Any) -> Tensor:
         """A whole chunk (B, H, D) in action units. `noise` fixes where denoising starts."""

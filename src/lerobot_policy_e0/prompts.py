@@ -11,7 +11,7 @@ from torch import Tensor
 
 from e0.network.language import encode_instructions
 from e0.network.presets import ByteShape, find_preset
-from e0.prompts import TextTokenizer, pi0_prompt, pi05_prompt
+from e0.prompts import FILE, TextTokenizer, pi0_prompt, pi05_prompt
 from lerobot_policy_e0.configuration_e0 import E0Config
 
 Vectors = dict[str, Tensor]
@@ -72,6 +72,15 @@ class WordPrompts:
     def save(self, directory: Path) -> None:
         if self.text is not None:
             self.text.save(directory)
+
+
+def find_tokenizer(config: E0Config) -> str | Path | None:
+    """Where a new policy's text tokenizer is: its own setting, or beside the weights it starts
+    from, where `e0 import-weights` puts it."""
+    if config.text_tokenizer is None and config.init_from is not None:
+        beside = Path(config.init_from) / FILE
+        return beside if beside.is_file() else None
+    return config.text_tokenizer
 
 
 def make_prompts(config: E0Config, tokenizer: str | Path | None) -> Prompts:

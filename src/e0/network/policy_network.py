@@ -186,7 +186,7 @@ class PolicyNetwork(nn.Module):
         positions = prefix.mask.sum(-1, keepdim=True) + places.repeat(draws)
         table = rotation(positions, self.preset.suffix.head_width)
         order = self.layout.order(x.device)[start : start + count]
-        mask = _suffix_mask(prefix.mask, draws, start, order)
+        mask = action_mask(prefix.mask, draws, start, order)
         layers = cache.layers if cache and cache.layers else prefix.layers
         seen = []
         for block, context in zip(self.suffix_blocks, layers, strict=True):
@@ -203,8 +203,8 @@ class PolicyNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and so of the tokens."""
-        return self.prefix_norm.weight.dtype
+        """Of the large weights, and so of the tokens; norms may keep float32."""
+        return self.prefix_key_value.projection.weight.dtype
 
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
         """A block; with `checkpointing` its insides are computed again in the backward pass."""
@@ -309,7 +309,7 @@ def _make_language(preset: Preset) -> ByteEmbedding | WordEmbedding:
     return WordEmbedding(preset.prefix.width, preset.language.vocabulary)
 
 
-def _suffix_mask(prefix_mask: Tensor, draws: int, earlier: int, order: Tensor) -> Tensor:
+def action_mask(prefix_mask: Tensor, draws: int, earlier: int, order: Tensor) -> Tensor:
     """(B, 1, R·T, P + earlier + R·T): a token of a draw sees the prefix' real tokens, all `earlier`
     ones of a cache, and those of its own draw whose place in the `order` (T,) is not after its
     own."""

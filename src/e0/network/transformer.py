@@ -85,7 +85,9 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], 1.0 + self.weight, self.epsilon)
+        # In float32 whatever the tokens are: 1 + weight has no room in half precision.
+        normed = F.rms_norm(x.float(), x.shape[-1:], 1.0 + self.weight.float(), self.epsilon)
+        return normed.type_as(x)
 
 
 class AdaptiveRMSNorm(nn.Module):
@@ -109,8 +111,8 @@ class AdaptiveRMSNorm(nn.Module):
         if condition.shape[1] not in (1, x.shape[1]):
             modulation = modulation.repeat_interleave(x.shape[1] // condition.shape[1], dim=1)
         scale, shift, gate = modulation.chunk(3, dim=-1)
-        normed = F.rms_norm(x, x.shape[-1:], eps=self.epsilon)
-        return normed * (1.0 + scale) + shift, gate
+        normed = F.rms_norm(x.float(), x.shape[-1:], eps=self.epsilon)
+        return (normed * (1.0 + scale.float()) + shift.float()).type_as(x), gate.type_as(x)
 
 
 class KeyValueProjection(nn.Module):

@@ -14,7 +14,7 @@ from e0.weights.plan import TIED_WORDS, WORDS, Assignment, fresh_reason, plan, u
 from e0.weights.sources import Source
 
 LAYOUTS = {"pi0": "mixed", "pi05": "adaptive", "e0-authors": "adaptive"}
-SHOWN = 20
+SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ class ImportReport:
 def import_weights(policy: Policy, source: Source) -> ImportReport:
     """Copy the source's tensors into the policy's network. Nothing is changed if anything is wrong.
 
+    Raises WeightsError as `match_weights` does.
+    """
+    ready, report = match_weights(policy, source)
+    parameters = dict(policy.network.named_parameters())
+    for target, entry in ready.items():
+        parameters[target].copy_(entry.load())
+    return report
+
+
+def match_weights(policy: Policy, source: Source) -> tuple[dict[str, Entry], ImportReport]:
+    """What each parameter of the policy would become, by its name, and the account of all tensors.
+    No numbers are read but for the hash, so the policy may be on the meta device.
+
     Raises WeightsError if the policy's preset has another layout, and listing every tensor that is
     missing, of another shape or left over without a reason, and every parameter that would keep
     random weights without one.
@@ -66,7 +79,9 @@ def import_weights(policy: Policy, source: Source) -> ImportReport:
         entry = _collect(assignment, entries, parameters[assignment.target], problems)
         if entry is not None:
             ready[assignment.target] = entry
-        used[assignment.target] = list(assignment.sources)
+        used[assignment.target] = [
+            name if name in source.entries else TIED_WORDS for name in assignment.sources
+        ]
     taken = {name for names in used.values() for name in names}
     unused = {
         name: unused_reason(name, policy, source.kind)
@@ -83,22 +98,24 @@ def import_weights(policy: Policy, source: Source) -> ImportReport:
     ]
     problems += [f"nothing gives {name}" for name, reason in fresh.items() if reason is None]
     if problems:
-        shown = "\n  ".join(problems[:SHOWN])
-        rest = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise WeightsError(
-            f"{source.path} ({source.kind}) does not fit this policy (preset with "
-            f"{policy.network.preset.depth} layers of width {policy.network.preset.prefix.width}), "
-            f"{len(problems)} differences:\n  {shown}{rest}"
-        )
-    for target, entry in ready.items():
-        parameters[target].copy_(entry.load())
-    return ImportReport(
+        raise WeightsError(_told(problems, policy, source))
+    return ready, ImportReport(
         source=source.path.name,
         kind=source.kind,
         sha256=source.sha256(),
         used=used,
         unused={name: str(reason) for name, reason in unused.items()},
         fresh={name: str(reason) for name, reason in fresh.items()},
+    )
+
+
+def _told(problems: list[str], policy: Policy, source: Source) -> str:
+    shown = "\n  ".join(problems[:SHOWN])
+    rest = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    preset = policy.network.preset
+    return (
+        f"{source.path} ({source.kind}) does not fit this policy (preset with {preset.depth} "
+        f"layers of width {preset.prefix.width}), {len(problems)} differences:\n  {shown}{rest}"
     )
 
 
@@ -133,13 +150,15 @@ def _collect(
     except WeightsError as error:
         problems.append(f"{' + '.join(assignment.sources)}: {error}")
         return None
-    entry = _cut(entry, assignment, tuple(parameter.shape))
-    if entry.shape != tuple(parameter.shape):
+    expected = tuple(parameter.shape)
+    cut = _cut(entry, assignment, expected)
+    if cut.shape != expected:
+        more = f" or more {assignment.cut}" if assignment.cut else ""
         problems.append(
-            f"{' + '.join(assignment.sources)} {entry.shape}, expected {tuple(parameter.shape)}"
+            f"{' + '.join(assignment.sources)} {entry.shape}, expected {expected}{more}"
         )
         return None
-    return entry
+    return cut
 
 
 def _cut(entry: Entry, assignment: Assignment, shape: tuple[int, ...]) -> Entry:

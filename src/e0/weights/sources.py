@@ -22,6 +22,7 @@ from e0.weights.jax_names import JAX_MARK, translate_jax
 PALIGEMMA = "paligemma_with_expert.paligemma."
 EXPERT = "paligemma_with_expert.gemma_expert."
 INDEX = "model.safetensors.index.json"
+REPORT = "report.json"
 TORCH_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -124,7 +125,7 @@ def _safetensors_files(path: Path) -> tuple[Path, ...]:
     if index.exists():
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{index} is no index of safetensors files: {error}") from error
         files = tuple(path / name for name in names)
         if any(Path(name).name != name for name in names):
