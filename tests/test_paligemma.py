@@ -83,6 +83,19 @@ def test_one_camera_too_many_is_refused() -> None:
         policy.network.encode_prefix(observation)
 
 
+@pytest.mark.parametrize(
+    "change", [lambda x: x * 255, lambda x: x * 2 - 1, lambda x: x * torch.nan]
+)
+@pytest.mark.parametrize("preset", ["tiny", "paligemma_debug"])
+def test_pictures_of_another_range_are_refused(preset: str, change: Any) -> None:
+    policy = make_policy(preset, use_instruction=preset != "tiny")
+    good = observe(policy)
+    policy.network.encode_prefix(good)
+    bad = {name: change(image) for name, image in good.images.items()}
+    with pytest.raises(ValueError, match=r"'base' must lie in \[0, 1\], got values from"):
+        policy.network.encode_prefix(replace(good, images=bad))
+
+
 def test_state_tokens_are_computed_with_the_prefix_and_seen() -> None:
     policy = make_policy("paligemma_pi0_debug")
     observation = observe(policy)

@@ -89,7 +89,7 @@ class PolicyNetwork(nn.Module):
             )
         self.preset, self.layout = preset, layout
         self.cameras, self.vectors = tuple(cameras), dict(vectors)
-        self.checkpointing = False
+        self.checkpointing, self._range_is_known = False, False
         width, action_width = preset.prefix.width, preset.suffix.width
         adaptive = preset.time == "adaptive"
         state_width = action_width if preset.state == "suffix" else width
@@ -239,6 +239,7 @@ class PolicyNetwork(nn.Module):
         _require_same("cameras", self.cameras, observation.images)
         _require_same("vector features", self.vectors, observation.vectors)
         _require_well_formed(observation, self.vectors)
+        self._require_range(observation.images)
         parts: list[tuple[Tensor, Tensor]] = []
         if self.tower is not None:
             parts.append(self._embed_images(observation))
@@ -253,6 +254,20 @@ class PolicyNetwork(nn.Module):
             torch.cat([tokens for tokens, _ in parts], dim=1),
             torch.cat([mask for _, mask in parts], dim=1),
         )
+
+    def _require_range(self, images: Mapping[str, Tensor]) -> None:
+        """Refuse pictures outside [0, 1], with room for what resizing overshoots. Reading a value
+        waits for the device, so on others than the CPU only the first batch is looked at."""
+        for name, image in images.items():
+            if image.device.type != "cpu" and self._range_is_known:
+                return
+            low, high = (bound.item() for bound in torch.aminmax(image.detach()))
+            if not -0.05 <= low <= high <= 1.05:
+                raise ValueError(
+                    f"image {name!r} must lie in [0, 1], got values from {low:.3g} to {high:.3g}: "
+                    "divide bytes by 255; ranges of other models must be undone"
+                )
+        self._range_is_known = True
 
     def _embed_images(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Tokens of all cameras in one call of the tower, and their mask."""
