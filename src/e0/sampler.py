@@ -156,10 +156,11 @@ class FastDenoiser:
         positions = prefix.mask.sum(-1, keepdim=True) + place
         table = rotation(positions, shape.head_width)
         cosine, sine = table.cosine.to(self.dtype), table.sine.to(self.dtype)
-        repeats = shape.heads // shape.key_value_heads
-        mask = action_mask(prefix.mask, 1, 0, self.layout.order(place.device)).repeat(
-            1, 1, repeats, 1
-        )
+        visible = action_mask(prefix.mask, 1, 0, self.layout.order(place.device))
+        visible = visible.repeat(1, 1, shape.heads // shape.key_value_heads, 1)
+        # Added to the scores, as kernels want it; bools they would convert at every step.
+        mask = torch.zeros(visible.shape, dtype=self.dtype, device=visible.device)
+        mask.masked_fill_(~visible, -torch.inf)
         room = (len(prefix.mask), shape.key_value_heads, count, shape.head_width)
         caches = []
         for layer in prefix.layers:

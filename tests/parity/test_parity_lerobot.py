@@ -31,9 +31,9 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
     assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
 
 
-@pytest.fixture(params=["pi0", "pi05"])
-def reference(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Reference:
-    return make_reference(request.param, monkeypatch)
+@pytest.fixture(scope="module", params=["pi0", "pi05"])
+def reference(request: pytest.FixtureRequest) -> Reference:
+    return make_reference(request.param)
 
 
 def make_policy(reference: Reference, **changes: object) -> Policy:

@@ -1,0 +1,159 @@
+"""How fast E0 makes chunks and trains, beside LeRobot's pi-0 and the machine's floor.
+
+    python benchmarks/speed.py --preset tiny --out results.json
+    python benchmarks/speed.py --preset paligemma --against lerobot-pi05 --out results.json
+    python benchmarks/speed.py --preset paligemma_pi0 --against lerobot-pi0 --dry-run --out r.json
+
+Chunks go from float pictures of 480 x 640 to actions, weights are random, and the peer is measured
+in turn with ours. With --dry-run all of it runs at a tiny size with few runs, which checks the
+script and says nothing about speed. Peers run as LeRobot ships them: prompts padded to their
+maximum, and on a GPU also compiled. The targets for one H200 have not been measured by us yet.
+
+Results: {"speed": rows, "machine": {...}}; a row has "what" (chunk, vision, prefix, "step, plain",
+"step, fast", read-out, training step), "policy", the case (preset, cameras, horizon, steps, batch,
+vocabulary, grain), "median_ms", "p95_ms", "runs", and where they apply "floor_ms", "times_floor",
+"memory_mb" (GPU), "samples_per_second", "no_graph" (why no CUDA graph was used).
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from e0.bench.files import write_json
+from e0.bench.lerobot_peers import Kind
+from e0.bench.speed import (
+    Case,
+    Machine,
+    machine_rates,
+    measure_chunks,
+    measure_stages,
+    measure_training,
+    variations,
+)
+from e0.network.presets import PRESETS
+from e0.network.vision import KeypointShape
+
+DEBUG = {"paligemma": "paligemma_debug", "paligemma_pi0": "paligemma_pi0_debug"}
+LAYOUTS: dict[str, tuple[Kind, str]] = {
+    "lerobot-pi0": ("pi0", "paligemma_pi0"),
+    "lerobot-pi05": ("pi05", "paligemma"),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on_gpu = device.type == "cuda"
+    preset, peers = _choose(parser, options, compiled=on_gpu and not options.dry_run)
+    horizon = 8 if isinstance(PRESETS[preset].vision, KeypointShape) else 50
+    base = Case(preset, options.cameras, horizon, steps=options.denoising_steps)
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    machine = Machine(device, dtype, runs=3 if options.dry_run else options.runs)
+    rows: list[dict[str, Any]] = []
+    cases = variations(base)
+    with tqdm(total=len(cases) + 2, desc="Measuring", unit="case") as bar:
+        for case in cases:
+            rows += measure_chunks(case, machine, peers if case == base else _plain(peers, case))
+            bar.update()
+        rows += measure_stages(base, machine)
+        bar.update()
+        batch = Case(
+            preset, options.cameras, horizon, batch=2 if options.dry_run else options.batch
+        )
+        few = Machine(device, dtype, runs=min(machine.runs, 20))
+        rows += measure_training(batch, few, peers)
+        bar.update()
+    bandwidth, arithmetic = machine_rates(device, dtype)
+    results = {
+        "speed": rows,
+        "machine": {
+            "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU {platform.machine()}",
+            "threads": torch.get_num_threads(),
+            "dtype": str(dtype).removeprefix("torch."),
+            "gigabytes_per_second": round(bandwidth / 1e9, 1),
+            "teraflops": round(arithmetic / 1e12, 3),
+            "torch": torch.__version__,
+            "arguments": arguments if arguments is not None else sys.argv[1:],
+            "dry_run": options.dry_run,
+        },
+    }
+    print(f"\n{markdown(results)}")
+    write_json(options.out, results)
+
+
+def _choose(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, compiled: bool
+) -> tuple[str, dict[str, tuple[Kind, bool]]]:
+    """The preset, and the peers that are measured with it (name -> kind, compiled)."""
+    preset = options.preset
+    if options.against == "none":
+        return (DEBUG.get(preset, preset) if options.dry_run else preset), {}
+    kind, layout = LAYOUTS[options.against]
+    if options.dry_run:
+        preset = DEBUG[layout]  # a peer has only one layout, so its dry run takes it
+    elif preset != layout:
+        parser.error(f"{options.against} is compared with --preset {layout}, not {preset}")
+    peers = {options.against: (kind, False)}
+    return preset, peers | ({f"{options.against} compiled": (kind, True)} if compiled else {})
+
+
+def _plain(peers: dict[str, tuple[Kind, bool]], case: Case) -> dict[str, tuple[Kind, bool]]:
+    """Peers of a variation: without compiling anew, and only where they can do the same."""
+    if case.grain != "step" or case.vocabulary != 256:
+        return {}
+    return {name: peer for name, peer in peers.items() if not peer[1]}
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The rows as a table, the machine above it."""
+    machine = results["machine"]
+    kind = "DRY RUN, no measurement of speed. " if machine["dry_run"] else ""
+    lines = [
+        f"{kind}{machine['device']}, {machine['threads']} threads, {machine['dtype']}, "
+        f"{machine['gigabytes_per_second']} GB/s and {machine['teraflops']} TFLOP/s measured.\n",
+        "| what | policy | K | batch | codes | token | median ms | p95 | ×floor | samples/s | MB |",
+        "|---" * 11 + "|",
+    ]
+    for row in results["speed"]:
+        cells = [
+            row["what"],
+            row["policy"],
+            *(str(row[name]) for name in ("steps", "batch", "vocabulary", "grain")),
+            f"{row['median_ms']:.2f}",
+            f"{row['p95_ms']:.2f}",
+            *(
+                "" if row.get(name) is None else f"{row[name]:g}"
+                for name in ("times_floor", "samples_per_second", "memory_mb")
+            ),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--preset", default="tiny", choices=sorted(PRESETS), help="sizes of the network")
+    add("--against", default="none", choices=["none", *LAYOUTS], help="the peer")
+    add("--cameras", type=int, default=2)
+    add("--denoising-steps", type=int, default=10)
+    add("--batch", type=int, default=8, help="of the training step")
+    add("--runs", type=int, default=50, help="of each measurement, after 3 to warm up")
+    add("--device", help="a GPU if there is one")
+    add("--out", type=Path, required=True, help="JSON file of results")
+    add("--dry-run", action="store_true", help="tiny sizes and 3 runs: checks the script alone")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
