@@ -21,16 +21,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from e0.network.action_tokens import ActionTokens
 from e0.network.policy_network import (
+    SUFFIX,
     Observation,
     PolicyNetwork,
     Prefix,
     action_mask,
     time_features,
 )
-from e0.network.transformer import AdaptiveRMSNorm, Block, DecodingCache, RMSNorm, rotation
+from e0.network.transformer import (
+    AdaptiveRMSNorm,
+    Attention,
+    Block,
+    DecodingCache,
+    GatedMLP,
+    KeyValueProjection,
+    RMSNorm,
+    rotation,
+)
 from e0.objectives import ActionChunk, Objective
 from e0.policy import Policy
+
+PLAIN = {
+    *(ActionTokens, AdaptiveRMSNorm, Attention, Block, GatedMLP, KeyValueProjection, RMSNorm),
+    *(nn.Identity, nn.Linear, nn.ModuleList, nn.Sequential, nn.SiLU),
+}
+"""What the matrices that are taken out of the network may lie in: of anything else, such as LoRA's
+layers, the weight alone is not what is computed."""
 
 
 class FastSampler:
@@ -53,7 +71,7 @@ class FastSampler:
     ) -> None:
         self.policy = policy
         self.steps = policy.settings.denoising_steps if steps is None else steps
-        self.reason = unsupported(policy.objective)
+        self.reason = unsupported(policy)
         self.objective, self.network, self.denoiser = policy.objective, policy.network, None
         if self.reason is not None:
             return
@@ -86,12 +104,19 @@ class FastSampler:
         )
 
 
-def unsupported(objective: Objective) -> str | None:
-    """Why an objective's denoising cannot be made ahead, None if it can."""
-    if objective.causal:
+def unsupported(policy: Policy) -> str | None:
+    """Why a policy's denoising cannot be made ahead, None if it can."""
+    if policy.objective.causal:
         return "autoregressive decoding has one time and a cache of its own"
-    if getattr(objective, "early_stop", False):
+    if getattr(policy.objective, "early_stop", False):
         return "early_stop decides from the tokens how many steps are taken"
+    for part in SUFFIX:
+        found = getattr(policy.network, part)
+        wrapped = isinstance(found, nn.Module) and any(
+            type(m) not in PLAIN for m in found.modules()
+        )
+        if wrapped:
+            return f"{part} holds layers that are not plain, such as adapters: merge them first"
     return None
 
 

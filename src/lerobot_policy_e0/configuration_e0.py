@@ -5,11 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
-from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
+from lerobot.optim import (
+    AdamWConfig,
+    CosineDecayWithWarmupSchedulerConfig,
+    OptimizerConfig,
+)
 
 from e0.network.presets import find_preset
 from e0.policy import PolicySettings, make_objective, token_layout
 from e0.tokens import CODEBOOK_KINDS, ActionTokenizer
+
+
+@OptimizerConfig.register_subclass("fused_adamw")
+@dataclass
+class FusedAdamWConfig(AdamWConfig):
+    """AdamW whose update of all parameters is one kernel; every device of today has it."""
+
+    fused: bool = True
 
 
 @PreTrainedConfig.register_subclass("e0")
@@ -40,6 +52,10 @@ class E0Config(PreTrainedConfig):
         vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
             numbers cannot name an episode and the policy has to look at its images.
         dtype: float32, or bfloat16 for autocast in LeRobot's training loop and for sampling.
+        freeze_vision, freeze_language: leave the vision tower, or the words and the blocks of the
+            prefix, as they are. gradient_checkpointing: compute the insides of blocks again in the
+            backward pass, for less memory. ema_decay: act with an average of the weights, 0.999 is
+            usual; 0 is none.
         init_from: weights that a new policy starts from (`e0.weights`): pi-0, pi-0.5, PaliGemma or
             the authors' E0, as a file, directory or hub id. Ignored in a checkpoint.
         initialized_from: set by it, what the weights were and their hash.
@@ -83,6 +99,10 @@ class E0Config(PreTrainedConfig):
 
     vector_noise: float = 0.0
     dtype: str = "float32"
+    freeze_vision: bool = False
+    freeze_language: bool = False
+    gradient_checkpointing: bool = False
+    ema_decay: float = 0.0
     init_from: str | None = None
     initialized_from: str | None = None
     prefix_from: str | None = None
@@ -140,6 +160,8 @@ class E0Config(PreTrainedConfig):
                 "normalization_mapping must be IDENTITY for ACTION, got "
                 f"{self.normalization_mapping.get('ACTION')}: codebooks hold actions as they are"
             )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie within [0, 1), got {self.ema_decay}")
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError(
                 f"warmup_fraction must lie between 0 and 1, got {self.warmup_fraction}"
@@ -170,8 +192,8 @@ class E0Config(PreTrainedConfig):
     def reward_delta_indices(self) -> None:
         return None
 
-    def get_optimizer_preset(self) -> AdamWConfig:
-        return AdamWConfig(
+    def get_optimizer_preset(self) -> FusedAdamWConfig:
+        return FusedAdamWConfig(
             lr=self.optimizer_lr,
             betas=self.optimizer_betas,
             weight_decay=self.optimizer_weight_decay,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lerobot.configs import PreTrainedConfig
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from e0.averaging import WeightAverage, with_weights
 from e0.cuda_graph import GraphedSampler
 from e0.network.policy_network import Observation
 from e0.policy import ActionChunk, Policy
@@ -23,7 +25,7 @@ from e0.sampler import FastSampler
 from e0.weights import import_weights, open_source
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import read_actions
-from lerobot_policy_e0.prompts import find_tokenizer, make_prompts
+from lerobot_policy_e0.prompts import find_tokenizer, make_prompts, tokenizer_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class E0Policy(PreTrainedPolicy):
     """
 
     config_class = E0Config  # pyright: ignore[reportAssignmentType]
+    _no_split_modules: ClassVar = ["Block", "VisionBlock"]  # units of sharded training
     name = "e0"  # pyright: ignore[reportAssignmentType]
 
     def __init__(
@@ -75,10 +78,15 @@ class E0Policy(PreTrainedPolicy):
             config.initialized_from = f"{report.kind} {report.source} sha256:{report.sha256}"
             logger.info("%s", report.summary())
         self.prompts = make_prompts(config, find_tokenizer(config) if new else None)
+        network = self.model.network
+        network.freeze(vision=config.freeze_vision, language=config.freeze_language)
+        network.checkpointing = config.gradient_checkpointing
+        self.average = WeightAverage(network, config.ema_decay) if config.ema_decay else None
         if config.compile_model:
-            self.model.network.compile_denoising()
+            network.compile_denoising()
         self._samplers: dict[int | None, FastSampler | GraphedSampler] = {}
         self._sampled_state: tuple[int, int] | None = None
+        self._acting: tuple[int, Policy] | None = None
         self._teachers: list[Policy] = []  # in a list, since it is no part of this module
         self.reset()
 
@@ -89,6 +97,45 @@ class E0Policy(PreTrainedPolicy):
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+
+    def update(self) -> None:
+        """LeRobot calls this after every optimizer step."""
+        if self.average is not None:
+            self.average.update(self.model.network)
+
+    def acting(self) -> Policy:
+        """The policy that acts: with the average of the weights, if there is one."""
+        if self.average is None:
+            return self.model
+        averages = self.average.averages()
+        place = next(iter(averages.values())).data_ptr()
+        if self._acting is None or self._acting[0] != place:  # moved to another device
+            weights = {f"network.{name}": average for name, average in averages.items()}
+            self._acting = (place, with_weights(self.model, weights))
+        return self._acting[1]
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """LoRA on attention and perceptrons of both streams; what meets actions, time and vectors
+        is small and trained whole."""
+        blocks = r".*(prefix|suffix)_blocks\.\d+\.(attention|mlp)\."
+        inner = "query|key_value\\.projection|output|gate_up|down"
+        whole = [
+            name
+            for name, part in self.named_modules()
+            if isinstance(part, torch.nn.Linear)
+            and re.search(r"network\.(action_tokens|time|vector_projections)\.", name)
+        ]
+        return {"target_modules": f"{blocks}({inner})", "modules_to_save": whole}
+
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        if not self.config.pretrained_path:
+            raise ValueError(
+                "an adapter is kept beside the policy that it adapts, so that one must be saved "
+                "first: train one step with --policy.optimizer_lr=0 (and --policy.init_from=... "
+                "for weights of others), and adapt its checkpoint with --policy.path=CHECKPOINT"
+            )
+        if self.config.ema_decay:
+            raise ValueError("ema_decay averages no adapters; set --policy.ema_decay=0")
 
     def reset(self) -> None:
         """Forget the rest of the last chunk; LeRobot calls this at the start of an episode."""
@@ -145,7 +192,7 @@ class E0Policy(PreTrainedPolicy):
             )
         config = PreTrainedConfig.from_pretrained(directory)
         config.device = self.config.device
-        return E0Policy.from_pretrained(directory, config=config).model
+        return E0Policy.from_pretrained(directory, config=config).acting()
 
     def predict(self, batch: dict[str, Any], **options: Any) -> ActionChunk:
         """A whole chunk with the entropy of every token's posterior; see `e0.policy.Policy.sample`
@@ -153,12 +200,12 @@ class E0Policy(PreTrainedPolicy):
         self.eval()
         observation = self._observation(batch)
         if not self.config.fast_sampling or options.get("keep_trace"):
-            return self.model.sample(observation, **options)
+            return self.acting().sample(observation, **options)
         return self._sampler(options.pop("steps", None)).sample(observation, **options)
 
     def _sampler(self, steps: int | None) -> FastSampler | GraphedSampler:
         """The fast sampler for the weights as they are now."""
-        tensors = (*self.model.parameters(), *self.model.buffers())
+        tensors = (*self.parameters(), *self.buffers())
         state = (sum(tensor._version for tensor in tensors), tensors[0].data_ptr())
         if state != self._sampled_state:
             self._sampled_state = state
@@ -166,7 +213,7 @@ class E0Policy(PreTrainedPolicy):
         if steps not in self._samplers:
             half = self.config.dtype == "bfloat16"
             sampler = FastSampler(
-                self.model,
+                self.acting(),
                 steps=steps,
                 dtype=torch.bfloat16 if half else None,
                 compile_steps=self.config.compile_model,
@@ -241,7 +288,7 @@ class E0Policy(PreTrainedPolicy):
         options.pop("dataset_stats", None)  # The codebooks come from the checkpoint.
         policy = super().from_pretrained(pretrained_name_or_path, strict=True, **options)
         policy.model.tokenizer.require_fitted()
-        policy.prompts = make_prompts(policy.config, pretrained_name_or_path)
+        policy.prompts = make_prompts(policy.config, tokenizer_of(pretrained_name_or_path))
         if meta is not None:
             policy._report_out_of_range(read_actions(meta))
         return policy

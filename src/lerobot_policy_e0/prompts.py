@@ -83,6 +83,13 @@ def find_tokenizer(config: E0Config) -> str | Path | None:
     return config.text_tokenizer
 
 
+def tokenizer_of(checkpoint: str | Path) -> str | Path | None:
+    """Where a checkpoint's text tokenizer is: in its directory, if it has one, or its hub id."""
+    if not Path(checkpoint).is_dir():
+        return checkpoint
+    return checkpoint if (Path(checkpoint) / FILE).is_file() else None
+
+
 def make_prompts(config: E0Config, tokenizer: str | Path | None) -> Prompts:
     """The prompts of a policy, whose words the tokenizer at this place (if any) cuts.
 

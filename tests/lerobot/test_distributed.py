@@ -1,4 +1,9 @@
-"""Two processes on the CPU: the same gradients as one, and the whole training program."""
+"""Two processes on the CPU: the same gradients as one, whole or sharded, and the whole training
+program.
+
+LeRobot shards with accelerate and torch's first FSDP, which refuses to run without an accelerator;
+here the same units are sharded by its successor, which does.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +18,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from e0 import Observation, Policy, PolicySettings
 from e0.diffusion import Corrupted, Schedule, corrupt
 from e0.network.language import encode_instructions
-from e0.network.presets import PRESETS, find_preset
+from e0.network.presets import PRESETS, ByteShape, find_preset
 from e0.objectives import diffusion
+from lerobot_policy_e0 import E0Policy
 
 RANKS, BATCH, DRAWS, H, D = 2, 4, 2, 3, 2
 
@@ -35,13 +43,13 @@ class PolicyLoss(nn.Module):
         return self.policy.loss(observation, actions, valid).mean()
 
 
-def make_loss() -> PolicyLoss:
+def make_loss(preset: str) -> PolicyLoss:
     torch.manual_seed(0)
     PRESETS["test"] = replace(find_preset("tiny"), depth=2, image_size=32)
     settings = PolicySettings(
-        preset="test",
+        preset=preset,
         cameras=("front",),
-        vectors={"state": 3},
+        vectors={} if find_preset(preset).state == "prompt" else {"state": 3},
         action_dim=D,
         horizon=H,
         vocabulary_size=16,
@@ -52,7 +60,7 @@ def make_loss() -> PolicyLoss:
     return PolicyLoss(policy)
 
 
-def share(rows: slice) -> tuple[Observation, Tensor, Tensor]:
+def share(rows: slice, preset: str) -> tuple[Observation, Tensor, Tensor]:
     """These rows of the joint batch. The random numbers of the loss are fixed to theirs."""
     generator = torch.Generator().manual_seed(1)
     images, states = (torch.rand(BATCH, *s, generator=generator) for s in ((3, 32, 32), (3,)))
@@ -68,16 +76,21 @@ def share(rows: slice) -> tuple[Observation, Tensor, Tensor]:
 
     diffusion.training_time = lambda *_: time
     diffusion.corrupt = fixed_corrupt
-    instruction = encode_instructions(["push", "pull", "open", "close"], 64, 8)[rows]
-    observation = Observation({"front": images[rows]}, {"state": states[rows]}, instruction)
+    sizes = find_preset(preset)
+    if isinstance(sizes.language, ByteShape):
+        instruction = encode_instructions(["push", "pull", "open", "close"], 64, 8)[rows]
+    else:
+        instruction = torch.arange(4 * BATCH).view(BATCH, 4)[rows]
+    vectors = {} if sizes.state == "prompt" else {"state": states[rows]}
+    observation = Observation({"front": images[rows]}, vectors, instruction)
     return observation, actions[rows], torch.ones(BATCH, H, dtype=torch.bool)[rows]
 
 
-def gradients(module: nn.Module, rows: slice) -> dict[str, Tensor]:
+def gradients(module: nn.Module, rows: slice, preset: str) -> dict[str, Tensor]:
     """After two passes: DistributedDataParallel reports an unused parameter at the second."""
     for _ in range(2):
         module.zero_grad()
-        module(*share(rows)).backward()
+        module(*share(rows, preset)).backward()
     return {
         name.removeprefix("module."): parameter.grad
         for name, parameter in module.named_parameters()
@@ -85,16 +98,52 @@ def gradients(module: nn.Module, rows: slice) -> dict[str, Tensor]:
     }
 
 
-def work(rank: int, directory: str) -> None:
-    """One of the two processes."""
+def two_steps(module: nn.Module, rows: slice, preset: str) -> None:
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        module(*share(rows, preset)).backward()
+        optimizer.step()
+
+
+def start(rank: int, directory: str) -> slice:
+    """Join the group; this rank's rows of the joint batch."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     store = f"file://{directory}/store"
     distributed.init_process_group("gloo", store, rank=rank, world_size=RANKS)
     size = BATCH // RANKS
-    found = gradients(DistributedDataParallel(make_loss()), slice(rank * size, (rank + 1) * size))
-    torch.save(found, f"{directory}/{rank}.pt")
+    return slice(rank * size, (rank + 1) * size)
+
+
+WHOLE, SHARDED = ("test", "paligemma_debug"), ("paligemma_debug", "paligemma_pi0_debug")
+
+
+def work(rank: int, directory: str) -> None:
+    """One of two processes: with the whole network, and with a half of every block."""
+    rows = start(rank, directory)
+    for preset in WHOLE:
+        found = gradients(DistributedDataParallel(make_loss(preset)), rows, preset)
+        torch.save(found, f"{directory}/{preset}-{rank}.pt")
+    for preset in SHARDED:
+        module = make_loss(preset)
+        units = [m for m in module.modules() if type(m).__name__ in E0Policy._no_split_modules]
+        for unit in [*units, module]:
+            fully_shard(unit)
+        two_steps(module, rows, preset)
+        numbers = sum(parameter.to_local().numel() for parameter in module.parameters())
+        state = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
+        if rank == 0:
+            torch.save((numbers, state), f"{directory}/{preset}-state.pt")
     distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the two processes found."""
+    directory = tmp_path_factory.mktemp("worked")
+    multiprocessing.spawn(work, (str(directory),), nprocs=RANKS)
+    return directory
 
 
 @pytest.fixture
@@ -106,17 +155,48 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("restored")
-def test_two_processes_find_the_gradients_of_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (str(tmp_path),), nprocs=RANKS)
-    expected = gradients(make_loss(), slice(None))
-    of_one_share = gradients(make_loss(), slice(0, BATCH // RANKS))
+@pytest.mark.parametrize("preset", WHOLE)
+def test_two_processes_find_the_gradients_of_one(worked: Path, preset: str) -> None:
+    expected = gradients(make_loss(preset), slice(None), preset)
+    of_one_share = gradients(make_loss(preset), slice(0, BATCH // RANKS), preset)
     for rank in range(RANKS):
-        found = torch.load(tmp_path / f"{rank}.pt")
+        found = torch.load(worked / f"{preset}-{rank}.pt")
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
     name = "policy.network.action_tokens.output.weight"
     assert not torch.allclose(of_one_share[name], expected[name], rtol=1e-2)
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("preset", SHARDED)
+def test_sharded_training_ends_as_that_of_one_process(worked: Path, preset: str) -> None:
+    sharded, state = torch.load(worked / f"{preset}-state.pt")
+    whole = make_loss(preset)
+    assert sharded < 0.6 * sum(parameter.numel() for parameter in whole.parameters())
+    start = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    two_steps(whole, slice(None), preset)
+    assert state.keys() == whole.state_dict().keys()
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+    moved = "policy.network.suffix_blocks.0.mlp.down.weight"
+    assert (state[moved] - start[moved]).abs().max() > 1e-4
+    again = make_loss(preset)
+    again.load_state_dict(state, strict=True)
+
+
+def test_a_gathered_state_is_saved_and_loads_strictly(image_dataset: Path, tmp_path: Path) -> None:
+    """What LeRobot gathers from all processes it hands to `save_pretrained`."""
+    from small_dataset import build
+
+    policy = build(image_dataset, preset="paligemma_pi0_debug")[0]
+    state = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor
+        for name, tensor in policy.state_dict().items()
+    }
+    policy.save_pretrained(tmp_path, state_dict=state)
+    again = E0Policy.from_pretrained(tmp_path)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
 
 
 def test_the_training_program_runs_in_two_processes(vector_dataset: Path, tmp_path: Path) -> None:

@@ -142,6 +142,15 @@ class PolicyNetwork(nn.Module):
             if name.split(".")[0] not in others
         }
 
+    def freeze(self, *, vision: bool = False, language: bool = False) -> None:
+        """Train no more: the vision tower; the words and the blocks of the prefix."""
+        frozen: list[nn.Module | None] = [self.tower] if vision else []
+        if language:
+            frozen += [self.language, self.prefix_blocks, self.prefix_norm, self.prefix_key_value]
+        for part in frozen:
+            if part is not None:
+                part.requires_grad_(False)
+
     def encode_prefix(self, observation: Observation) -> Prefix:
         """Encode an observation once; every denoising step and noise draw reuses the result.
 
