@@ -1,23 +1,18 @@
 """What docs/evidence.md shows is what benchmarks/results holds."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def evidence() -> ModuleType:
-    path = ROOT / "benchmarks" / "evidence.py"
-    spec = importlib.util.spec_from_file_location("evidence", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("evidence")
 
 
 def test_tables_are_those_of_the_results(evidence: ModuleType) -> None:

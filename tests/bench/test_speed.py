@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -14,17 +13,12 @@ import torch
 from e0.bench.lerobot_peers import sizes_of
 from e0.bench.speed import Case, Machine, floor_ms, in_turn, make_policy, variations
 from e0.network.presets import PRESETS
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speed.py"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("speed_script", SCRIPT)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("speed")
 
 
 @pytest.mark.parametrize("against", ["none", "lerobot-pi0", "lerobot-pi05"])
