@@ -14,6 +14,7 @@ from lerobot.optim import (
 from e0.network.presets import find_preset
 from e0.policy import PolicySettings, make_objective, token_layout
 from e0.tokens import CODEBOOK_KINDS, ActionTokenizer
+from lerobot_policy_e0.viewpoint import NUMBERS, VIEWPOINT, ViewpointSettings
 
 
 @OptimizerConfig.register_subclass("fused_adamw")
@@ -52,6 +53,9 @@ class E0Config(PreTrainedConfig):
         vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
             numbers cannot name an episode and the policy has to look at its images.
         dtype: float32, or bfloat16 for autocast in LeRobot's training loop and for sampling.
+        viewpoint_augmentation: trains as if cameras had been bumped
+            (`lerobot_policy_e0.viewpoint.ViewpointSettings`), as in
+            --policy.viewpoint_augmentation.probability=0.8.
         freeze_vision, freeze_language: leave the vision tower, or the words and the blocks of the
             prefix, as they are. gradient_checkpointing: compute the insides of blocks again in the
             backward pass, for less memory. ema_decay: act with an average of the weights, 0.999 is
@@ -99,6 +103,7 @@ class E0Config(PreTrainedConfig):
 
     vector_noise: float = 0.0
     dtype: str = "float32"
+    viewpoint_augmentation: ViewpointSettings = field(default_factory=ViewpointSettings)
     freeze_vision: bool = False
     freeze_language: bool = False
     gradient_checkpointing: bool = False
@@ -245,12 +250,23 @@ class E0Config(PreTrainedConfig):
                 f"cameras names {unknown}; the dataset or environment has "
                 f"{sorted(self.image_features)}"
             )
-        in_prompt = find_preset(self.preset).state == "prompt"
-        return self._settings(
-            tuple(self.cameras or self.image_features),
-            {} if in_prompt else self.vector_features,
-            self.action_feature.shape[0],
-        )
+        cameras = tuple(self.cameras or self.colour_cameras)
+        vectors = dict(self.vector_features)
+        if find_preset(self.preset).state == "prompt":
+            vectors = {}
+        if self.viewpoint_augmentation.embedding:
+            if find_preset(self.preset).state == "prompt":
+                raise ValueError(
+                    f"the preset {self.preset!r} takes no vector features, so it cannot be told "
+                    "how its cameras moved; set viewpoint_augmentation.embedding=false"
+                )
+            vectors[VIEWPOINT] = NUMBERS * len(self.colour_cameras)
+        return self._settings(cameras, vectors, self.action_feature.shape[0])
+
+    @property
+    def colour_cameras(self) -> list[str]:
+        """Names of the images with three channels; others are depth."""
+        return [name for name, feature in self.image_features.items() if feature.shape[0] == 3]
 
     def _settings(
         self, cameras: tuple[str, ...], vectors: dict[str, int], action_dim: int

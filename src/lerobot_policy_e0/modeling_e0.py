@@ -26,6 +26,7 @@ from e0.weights import import_weights, open_source
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import read_actions
 from lerobot_policy_e0.prompts import find_tokenizer, make_prompts, tokenizer_of
+from lerobot_policy_e0.viewpoint import VIEWPOINT
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +260,12 @@ class E0Policy(PreTrainedPolicy):
             vectors = {name: x + noise * torch.randn_like(x) for name, x in vectors.items()}
         instruction = self._instruction(batch, vectors) if self.config.use_instruction else None
         images = {name: batch[name] for name in cameras}
-        return Observation(images, self.prompts.network_vectors(vectors), instruction)
+        numbers = self.prompts.network_vectors(vectors)
+        if VIEWPOINT in self.model.settings.vectors:
+            size = self.model.settings.vectors[VIEWPOINT]
+            unknown = next(iter(images.values())).new_zeros(len(next(iter(images.values()))), size)
+            numbers = {**numbers, VIEWPOINT: batch.get(VIEWPOINT, unknown)}
+        return Observation(images, numbers, instruction)
 
     def _instruction(self, batch: dict[str, Any], vectors: dict[str, Tensor]) -> Tensor:
         if "task" not in batch:

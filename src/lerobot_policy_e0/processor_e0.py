@@ -9,10 +9,12 @@ from lerobot.configs import NormalizationMode
 from lerobot.processor import (
     PolicyAction,
     PolicyProcessorPipeline,
-    make_default_pre_post_processors,
+    make_default_policy_processor_steps,
+    make_policy_processor_pipelines,
 )
 
 from lerobot_policy_e0.configuration_e0 import E0Config
+from lerobot_policy_e0.viewpoint import ViewpointAugmentationStep
 
 Statistics = dict[str, dict[str, Any]]
 
@@ -23,13 +25,22 @@ def make_e0_pre_post_processors(
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
     PolicyProcessorPipeline[PolicyAction, PolicyAction],
 ]:
-    """Rename, batch, move to the device, normalize vectors; actions pass as they are.
+    """Rename, batch, move to the device, augment viewpoints in training, normalize vectors; actions
+    pass as they are.
 
     Raises ValueError if a vector feature has no statistics.
     """
     if dataset_stats is not None:
         dataset_stats = _usable_statistics(config, dataset_stats)
-    return make_default_pre_post_processors(config, dataset_stats, normalizer_device=config.device)
+    steps = make_default_policy_processor_steps(
+        config, dataset_stats, normalizer_device=config.device
+    )
+    inputs = [steps.rename_observations, steps.add_batch_dim, steps.to_device]
+    if config.viewpoint_augmentation.active:
+        inputs.append(ViewpointAugmentationStep(config.viewpoint_augmentation))
+    return make_policy_processor_pipelines(
+        input_steps=[*inputs, steps.normalize], output_steps=[steps.unnormalize, steps.to_cpu]
+    )
 
 
 def _usable_statistics(config: E0Config, statistics: Statistics) -> Statistics:

@@ -1,0 +1,184 @@
+"""Viewpoint augmentation in LeRobot's pipelines: on in training, off at inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import draccus
+import pytest
+import torch
+from lerobot.policies import make_pre_post_processors
+from small_dataset import CAMERA, build, collate, make_config, metadata
+
+from e0.viewpoint import CameraGeometry, Perturbation
+from lerobot_policy_e0 import E0Config, E0Policy
+from lerobot_policy_e0.viewpoint import (
+    NUMBERS,
+    VIEWPOINT,
+    ViewpointAugmentationStep,
+    ViewpointSettings,
+)
+
+FRONT = CameraGeometry(field_of_view=50, elevation=40, table_offset=-0.05)
+
+
+def settings(**own: Any) -> ViewpointSettings:
+    return ViewpointSettings(**({"probability": 1.0, "cameras": {"front": FRONT}} | own))
+
+
+@pytest.fixture
+def raw(image_dataset: Path) -> dict[str, Any]:
+    return collate(image_dataset, make_config(), [0, 15, 30])
+
+
+def without_actions(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if not name.startswith("action")}
+
+
+def test_training_batches_move_and_others_do_not(image_dataset: Path, raw: dict[str, Any]) -> None:
+    _, preprocess, _ = build(image_dataset, viewpoint_augmentation=settings())
+    assert not torch.equal(preprocess(dict(raw))[CAMERA], raw[CAMERA])
+    assert torch.equal(preprocess(without_actions(raw))[CAMERA], raw[CAMERA])
+    _, plain, _ = build(image_dataset)
+    assert torch.equal(plain(dict(raw))[CAMERA], raw[CAMERA])
+    expected = plain(dict(raw))
+    for name in ("observation.state", "action"):
+        assert torch.equal(preprocess(dict(raw))[name], expected[name])
+
+
+def test_it_is_saved_with_the_preprocessor(
+    image_dataset: Path, raw: dict[str, Any], tmp_path: Path
+) -> None:
+    made = build(image_dataset, viewpoint_augmentation=settings(embedding=True))
+    policy, preprocess, _ = made
+    for part in made:
+        part.save_pretrained(tmp_path)
+    again = E0Policy.from_pretrained(tmp_path)
+    assert again.config.viewpoint_augmentation == policy.config.viewpoint_augmentation
+    loaded, _ = make_pre_post_processors(again.config, pretrained_path=str(tmp_path))
+    results = []
+    for one in (preprocess, loaded):
+        torch.manual_seed(0)
+        results.append(one(dict(raw)))
+    assert torch.equal(results[0][CAMERA], results[1][CAMERA])
+    assert torch.equal(results[0][VIEWPOINT], results[1][VIEWPOINT])
+
+
+def test_another_policy_takes_it_in_three_lines(image_dataset: Path, raw: dict[str, Any]) -> None:
+    from lerobot.policies.act.configuration_act import ACTConfig
+
+    stats = metadata(image_dataset).stats
+    config = ACTConfig(device="cpu")
+    config.input_features = build(image_dataset)[0].config.input_features
+    config.output_features = build(image_dataset)[0].config.output_features
+    preprocess, _ = make_pre_post_processors(config, dataset_stats=stats)
+    torch.manual_seed(0)
+    before = preprocess(dict(raw))[CAMERA]
+    step = ViewpointAugmentationStep(settings())
+    preprocess.steps.insert(-1, step)
+    assert not torch.equal(preprocess(dict(raw))[CAMERA], before)
+    assert torch.equal(preprocess(without_actions(raw))[CAMERA], before)
+
+
+def test_a_policy_is_told_how_its_cameras_moved(image_dataset: Path, raw: dict[str, Any]) -> None:
+    policy, preprocess, _ = build(
+        image_dataset, viewpoint_augmentation=settings(embedding=True, embedding_dropout=0.5)
+    )
+    assert policy.model.settings.vectors[VIEWPOINT] == NUMBERS
+    many = {
+        name: value.repeat(40, *[1] * (value.ndim - 1)) if torch.is_tensor(value) else value * 40
+        for name, value in raw.items()
+    }
+    torch.manual_seed(0)
+    told = preprocess(many)[VIEWPOINT]
+    known = told[:, -1] == 1
+    assert 0.3 < known.float().mean() < 0.7
+    assert (told[~known] == 0).all()
+    assert (told[known, :2].abs() > 0).all()
+    policy.train()
+    assert policy.forward(preprocess(dict(raw)))[0].isfinite()
+    policy.forward(preprocess(dict(raw)))[0].backward()
+    projection = policy.model.network.vector_projections["observation_viewpoint"]
+    assert projection.weight.grad is not None
+
+
+def test_displacement_may_be_known_or_not_at_inference(
+    image_dataset: Path, raw: dict[str, Any]
+) -> None:
+    policy, preprocess, _ = build(
+        image_dataset, objective="flow", viewpoint_augmentation=settings(embedding=True)
+    )
+    batch = preprocess(without_actions(raw))
+    assert (batch[VIEWPOINT] == 0).all(), "nothing is known"
+    noise = torch.randn(3, policy.config.horizon, 7, 1)
+    unknown = policy.predict_action_chunk(batch, noise=noise)
+    bare = {name: value for name, value in batch.items() if name != VIEWPOINT}
+    torch.testing.assert_close(policy.predict_action_chunk(bare, noise=noise), unknown)
+    shift = Perturbation(*torch.tensor([[15.0], [0.0], [1.0], [0.0]]).expand(4, 3))
+    known = preprocess(without_actions(raw) | {VIEWPOINT: shift.embedding()})
+    assert torch.equal(known[VIEWPOINT], shift.embedding())
+    assert not torch.equal(policy.predict_action_chunk(known, noise=noise), unknown)
+
+
+def test_depth_moves_pictures_and_is_no_camera(image_dataset: Path, raw: dict[str, Any]) -> None:
+    step = ViewpointAugmentationStep(settings())
+    from lerobot.lerobot_types import TransitionKey
+
+    def augment(observation: dict[str, Any]) -> dict[str, Any]:
+        torch.manual_seed(0)
+        transition: Any = {
+            TransitionKey.OBSERVATION: observation,
+            TransitionKey.ACTION: raw["action"],
+        }
+        return dict(step(transition)[TransitionKey.OBSERVATION])  # type: ignore[literal-required]
+
+    depth = 0.5 + torch.rand(3, 1, 64, 64)
+    by_plane = augment({CAMERA: raw[CAMERA]})
+    by_depth = augment({CAMERA: raw[CAMERA], f"{CAMERA}_depth": depth})
+    assert not torch.equal(by_plane[CAMERA], by_depth[CAMERA])
+    assert torch.equal(by_depth[f"{CAMERA}_depth"], depth)
+
+
+def test_settings_come_from_the_command_line() -> None:
+    config = draccus.parse(
+        E0Config,
+        args=[
+            "--viewpoint_augmentation.probability=0.7",
+            "--viewpoint_augmentation.azimuth=20",
+            "--viewpoint_augmentation.skip=[wrist]",
+            "--viewpoint_augmentation.cameras={base: {elevation: 40, table_offset: -0.05}}",
+        ],
+    )
+    found = config.viewpoint_augmentation
+    assert (found.probability, found.azimuth, found.skip) == (0.7, 20.0, ["wrist"])
+    assert found.cameras == {"base": CameraGeometry(elevation=40, table_offset=-0.05)}
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"probability": 2.0}, "probability must lie"),
+        ({"azimuth": 95.0}, "beyond a hemisphere"),
+        ({"fill": "black"}, "known: reflect"),
+        ({"embedding_dropout": -1.0}, "embedding_dropout"),
+    ],
+)
+def test_impossible_settings_are_refused(own: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(**own)
+
+
+def test_cameras_that_are_not_there_are_named(image_dataset: Path, raw: dict[str, Any]) -> None:
+    _, preprocess, _ = build(image_dataset, viewpoint_augmentation=settings(skip=["wrist"]))
+    with pytest.raises(ValueError, match=r"cameras \['wrist'\], the batch has \['front'\]"):
+        preprocess(dict(raw))
+
+
+def test_a_prompt_preset_cannot_be_told(image_dataset: Path) -> None:
+    with pytest.raises(ValueError, match="takes no vector features"):
+        build(
+            image_dataset,
+            preset="paligemma_debug",
+            viewpoint_augmentation=settings(embedding=True),
+        )
