@@ -2,8 +2,8 @@
 
     python benchmarks/evidence.py
 
-What a results file is follows from its keys: of the token lab, of `e0 compare` (comparison.json) or
-of `e0 bench` (summary.json); others are left alone.
+What a results file is follows from its keys: of the token lab, of `e0 compare` (comparison.json),
+of `e0 bench` (summary.json) or of the viewpoint benchmark; others are left alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from e0.bench.comparison import comparison_markdown
 from e0.bench.files import write_text
 from e0.bench.summary import markdown
 from e0.bench.token_lab_report import draw_figure, markdown_tables
+from e0.bench.viewpoint_truth import viewpoint_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -47,12 +48,16 @@ def tables(results: dict[str, Any]) -> str | None:
         return markdown_tables(results["rows"], results["settings"])
     if "rates" in results:
         return markdown(results)
+    if "viewpoint" in results:
+        return viewpoint_tables(results)
     return comparison_markdown(results) if "benchmark" in results else None
 
 
 def figures(results: dict[str, Any], name: str) -> None:
-    """The figures of a results file."""
+    """The figures of a results file; strips of pictures are drawn where they are rendered."""
     DOCS.mkdir(parents=True, exist_ok=True)
+    if "viewpoint" in results:
+        return
     if "rows" in results:
         draw_figure(results["rows"], results["settings"], DOCS / f"{name}.png")
         return

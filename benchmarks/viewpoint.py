@@ -19,7 +19,7 @@ from tqdm import tqdm
 from e0.bench.files import write_json, write_text
 from e0.bench.viewpoint_cost import measure_cost
 from e0.bench.viewpoint_figures import draw_strips
-from e0.bench.viewpoint_truth import markdown_table, measure, summarize
+from e0.bench.viewpoint_truth import measure, viewpoint_tables
 
 TASKS = ("PushCube-v1", "PickCube-v1", "StackCube-v1", "PegInsertionSide-v1")
 FIRST_SEED = 990_000
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
             "torch": torch.__version__,
         },
     }
-    table = f"{markdown_table(summarize(rows))}\n{_cost_table(results)}"
+    table = viewpoint_tables(results)
     print(f"\n{table}")
     if options.out is not None:
         write_json(options.out, results)
@@ -53,20 +53,6 @@ def main(arguments: list[str] | None = None) -> None:
         write_text(options.table, table)
     if options.strips is not None:
         draw_strips(tasks[1], FIRST_SEED, STEPS[-1], options.strips)
-
-
-def _cost_table(results: dict[str, Any]) -> str:
-    lines = [
-        f"64 pictures of 224² px on {results['machine']['device']}, "
-        f"{results['machine']['threads']} threads:\n",
-        "| method | ms | ratio |",
-        "|---|---|---|",
-        *(
-            f"| {row['method']} | {row['milliseconds']:.1f} | {row['ratio_to_table_plane']:.2f} |"
-            for row in results["costs"]
-        ),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _device_name(device: torch.device) -> str:

@@ -170,3 +170,24 @@ def markdown_table(summary: list[dict[str, Any]]) -> str:
             lines.append(f"| {told} | {cells['home']['seen']:.0%} | " + " | ".join(values) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def cost_table(results: dict[str, Any]) -> str:
+    """What 64 pictures take, beside the libraries' warps."""
+    machine = results["machine"]
+    lines = [
+        f"64 pictures of 224² px, each moved in its own way, on {machine['device']}, "
+        f"{machine['threads']} threads, torch {machine['torch']}:\n",
+        "| method | ms | ratio |",
+        "|---|---|---|",
+        *(
+            f"| {row['method']} | {row['milliseconds']:.1f} | {row['ratio_to_table_plane']:.2f} |"
+            for row in results["costs"]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def viewpoint_tables(results: dict[str, Any]) -> str:
+    """All tables of a results file of `benchmarks/viewpoint.py`."""
+    return f"{markdown_table(summarize(results['viewpoint']))}\n{cost_table(results)}"
