@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from e0.bench.benchmark_figures import COLOURS, STYLE, calibration_figure, success_figure
 from e0.bench.comparison import comparison_markdown
@@ -83,7 +84,7 @@ def vocabulary_figure(results: dict[str, Any], path: Path) -> None:
         [100 * (rates[label]["high"] - rates[label]["rate"]) for label in policies],
     ]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+        figure = Figure(figsize=(6.8, 3.0), layout="constrained")
         success, error = figure.subplots(1, 2)
         success.errorbar(sizes, share, margins, color=COLOURS[0], marker="o", ms=5, capsize=3)
         success.set(ylabel="success, % (95 % Wilson interval)", ylim=(-2, 102))
@@ -94,10 +95,11 @@ def vocabulary_figure(results: dict[str, Any], path: Path) -> None:
             values = [row[key] for row in policies.values()]
             error.plot(sizes, values, color=colour, marker="o", ms=5, label=label)
         error.set(ylabel="mean absolute error, held out", yscale="log")
-        error.legend()
+        error.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        error.legend(loc="lower left")
         for axes in (success, error):
             axes.set(xscale="log", xlabel="codes per action dimension")
-            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.set_xticks(sizes, [str(size) for size in sizes], rotation=45)
             axes.minorticks_off()
             axes.grid(axis="y", alpha=0.3, lw=0.5)
         figure.savefig(path, dpi=160)
