@@ -165,6 +165,17 @@ def test_a_device_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     require_dtype(torch.bfloat16, torch.device("cpu"))
 
 
+def test_autocast_around_it_changes_nothing() -> None:
+    """LeRobot evaluates under autocast while it trains."""
+    policy = make_policy("paligemma_debug", objective="flow")
+    observation = observe(policy, 2)
+    sampler = FastSampler(policy, steps=2)
+    plain = policy.sample(observation, steps=2, generator=seeded(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = sampler.sample(observation, generator=seeded(1))
+    assert_same(fast, plain)
+
+
 # Compiling
 
 

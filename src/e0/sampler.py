@@ -93,15 +93,17 @@ class FastSampler:
             return self.policy.sample(
                 observation, steps=self.steps, generator=generator, noise=noise
             )
-        prefix = self.network.encode_prefix(observation)
-        return self.objective.sample(
-            self.denoiser.bind(prefix),
-            len(prefix.mask),
-            self.policy.settings.horizon,
-            steps=self.steps,
-            generator=generator,
-            noise=noise,
-        )
+        # The dtype is this sampler's own; autocast would also keep copies of weights in a graph.
+        with torch.autocast(self.denoiser.times.device.type, enabled=False):
+            prefix = self.network.encode_prefix(observation)
+            return self.objective.sample(
+                self.denoiser.bind(prefix),
+                len(prefix.mask),
+                self.policy.settings.horizon,
+                steps=self.steps,
+                generator=generator,
+                noise=noise,
+            )
 
 
 def unsupported(policy: Policy) -> str | None:

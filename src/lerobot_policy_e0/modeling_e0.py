@@ -21,7 +21,7 @@ from e0.cuda_graph import GraphedSampler
 from e0.network.policy_network import Observation
 from e0.policy import ActionChunk, Policy
 from e0.reflow import make_teacher, reflow_loss
-from e0.sampler import FastSampler
+from e0.sampler import FastSampler, require_dtype
 from e0.weights import import_weights, open_source
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import read_actions
@@ -61,6 +61,8 @@ class E0Policy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         self.config: E0Config = config
+        if config.dtype == "bfloat16":
+            require_dtype(torch.bfloat16, torch.device(config.device or "cpu"))
         self.model = Policy(config.policy_settings())
         if dataset_meta is not None:
             self.model.tokenizer.fit(read_actions(dataset_meta), config.codebook)
