@@ -1,7 +1,7 @@
 """Which tensors of a source each parameter of a policy is made of.
 
-Names are those of `e0.weights.sources` on the left of `<-` in thought, and this project's in the
-plan. Shapes: C width, D action dimensions, n numbers of the state.
+A plan says it by name: the parameters are this project's, the tensors LeRobot's pi-0's, as
+`e0.weights.sources` gives them whoever wrote the file.
 """
 
 from __future__ import annotations
