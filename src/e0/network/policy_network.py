@@ -40,7 +40,7 @@ class Observation:
 
     images: camera name -> (B, 3, height, width) float in [0, 1]; cameras may differ in size.
     vectors: feature name -> (B, n) float, normalized (proprioception, force, tactile, ...).
-    instruction: indices (B, L) of `encode_instructions` or of an `e0.prompts.TextTokenizer`, or None.
+    instruction: indices (B, L) of `encode_instructions` or of `e0.prompts.TextTokenizer`, or None.
     present: camera name -> (B,) bool, False where an observation lacks that image, which then
         nothing looks at; a camera that is not named is always there.
     """
