@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from e0 import cli
+from made_weights import pi_weights, write_tokenizer
 
 
 def run_here(
@@ -129,3 +131,26 @@ def test_training_takes_the_flags_of_lerobot() -> None:
     assert result.returncode == 0, result.stderr
     for flag in ("--dataset.repo_id", "--steps", "--policy.vocabulary_size"):
         assert flag in result.stdout
+
+
+def test_weights_are_imported_and_accounted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tokenizers")
+    source, output = tmp_path / "pi0.safetensors", tmp_path / "weights"
+    save_file({f"model.{name}": t for name, t in pi_weights("pi0").items()}, source)
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    arguments = ["import-weights", str(source), "--output", str(output)]
+    given = [*arguments, "--tokenizer", str(tokenizer)]
+    code, told, _ = run_here(given, monkeypatch, capsys)
+    assert code == 0
+    assert "pi0 weights from pi0.safetensors" in told
+    assert "output of the language model's last layer, which nothing reads" in told
+    assert f"--policy.init_from={output}" in told
+    assert {"report.json", "tokenizer.json"} <= {file.name for file in output.iterdir()}
+    code, _, error = run_here(given, monkeypatch, capsys)
+    assert code == 1 and "exists; choose another --output" in error
+    other = ["import-weights", str(source), "--output", str(tmp_path / "other")]
+    code, _, error = run_here([*other, "--preset", "tiny"], monkeypatch, capsys)
+    assert code == 1 and "belong into the preset paligemma_pi0" in error
+    assert not (tmp_path / "other").exists()
