@@ -31,14 +31,14 @@ def draw_strips(task: str, seed: int, steps: int, path: Path) -> None:
         titles = ["moved camera (truth)", *METHODS, "seen from home"]
         figure = Figure(figsize=(1.5 * len(titles), 1.6 * len(SHOWN)), layout="constrained")
         grid = figure.subplots(len(SHOWN), len(titles), squeeze=False)
+        for axes, title in zip(grid[0], titles, strict=True):
+            axes.set_title(title, fontsize=8)
         for row, shift in zip(grid, SHOWN, strict=True):
             truth = seen_from[str(SHIFTS.index(shift))].picture
             pictures, seen = warped(seen_from[HOME], shift)
             every = [truth, *pictures.values(), truth * seen]
-            for axes, picture, title in zip(row, every, titles, strict=True):
+            for axes, picture in zip(row, every, strict=True):
                 _show(axes, picture)
-                if row is grid[0]:
-                    axes.set_title(title, fontsize=8)
             row[0].set_ylabel(_name(shift), fontsize=8)
         buffer = BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
