@@ -165,6 +165,16 @@ def test_a_device_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     require_dtype(torch.bfloat16, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("objective", ["e0", "flow", "masked", "hybrid"])
+def test_making_a_sampler_draws_no_random_numbers(objective: str) -> None:
+    policy = make_policy("tiny", objective=objective)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    FastSampler(policy, steps=3)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_autocast_around_it_changes_nothing() -> None:
     """LeRobot evaluates under autocast while it trains."""
     policy = make_policy("paligemma_debug", objective="flow")

@@ -137,7 +137,9 @@ def time_grid(objective: Objective, policy: Policy, steps: int) -> Tensor:
         times.append(time[0])
         return noisy.new_zeros(*noisy.shape[:3], objective.output_width)
 
-    objective.sample(listen, 1, policy.settings.horizon, steps=steps)
+    # Its own random numbers: making a sampler must not change what is drawn after it.
+    own = torch.Generator(policy.tokenizer.codebook.device)
+    objective.sample(listen, 1, policy.settings.horizon, steps=steps, generator=own)
     return torch.stack(times)
 
 
