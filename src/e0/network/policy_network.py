@@ -248,7 +248,6 @@ class PolicyNetwork(nn.Module):
         _require_same("cameras", self.cameras, observation.images)
         _require_same("vector features", self.vectors, observation.vectors)
         _require_well_formed(observation, self.vectors)
-        self._require_range(observation.images)
         parts: list[tuple[Tensor, Tensor]] = []
         if self.tower is not None:
             parts.append(self._embed_images(observation))
@@ -264,13 +263,13 @@ class PolicyNetwork(nn.Module):
             torch.cat([mask for _, mask in parts], dim=1),
         )
 
-    def _require_range(self, images: Mapping[str, Tensor]) -> None:
-        """Refuse pictures outside [0, 1], with room for what resizing overshoots. Reading a value
-        waits for the device, so on others than the CPU only the first batch is looked at."""
-        for name, image in images.items():
-            if image.device.type != "cpu" and self._range_is_known:
-                return
-            low, high = (bound.item() for bound in torch.aminmax(image.detach()))
+    def _require_range(self, images: Tensor) -> None:
+        """Refuse pictures (B, cameras, 3, size, size) outside [0, 1]. Reading a value waits for the
+        device, so on others than the CPU only the first batch is looked at."""
+        if images.device.type != "cpu" and self._range_is_known:
+            return
+        for index, name in enumerate(self.cameras):
+            low, high = (bound.item() for bound in torch.aminmax(images[:, index].detach()))
             if not -0.05 <= low <= high <= 1.05:
                 raise ValueError(
                     f"image {name!r} must lie in [0, 1], got values from {low:.3g} to {high:.3g}: "
@@ -285,6 +284,7 @@ class PolicyNetwork(nn.Module):
         images = torch.stack(
             [resize(observation.images[c], size, antialias) for c in self.cameras], dim=1
         )
+        self._require_range(images)
         flat = images.flatten(0, 1).to(self.dtype)
         if isinstance(self.tower, SiglipTower):
             x = self.tower.embed(flat)
