@@ -165,6 +165,8 @@ class E0Config(PreTrainedConfig):
                 "normalization_mapping must be IDENTITY for ACTION, got "
                 f"{self.normalization_mapping.get('ACTION')}: codebooks hold actions as they are"
             )
+        if not self.optimizer_lr > 0:
+            raise ValueError(f"optimizer_lr must be positive, got {self.optimizer_lr}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie within [0, 1), got {self.ema_decay}")
         if not 0 <= self.warmup_fraction <= 1:

@@ -358,9 +358,16 @@ def test_blocks_are_the_units_of_sharded_training(make: Any) -> None:
     assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == {Block, VisionBlock}
 
 
-@pytest.mark.parametrize("setting", [{"ema_decay": 1.0}, {"ema_decay": -0.1}])
-def test_impossible_settings_are_refused(setting: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"ema_decay must lie within \[0, 1\)"):
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"ema_decay": 1.0}, r"ema_decay must lie within \[0, 1\)"),
+        ({"ema_decay": -0.1}, r"ema_decay must lie within \[0, 1\)"),
+        ({"optimizer_lr": 0.0}, "optimizer_lr must be positive"),
+    ],
+)
+def test_impossible_settings_are_refused(setting: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_config(**setting)
 
 
