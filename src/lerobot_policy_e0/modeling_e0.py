@@ -134,8 +134,8 @@ class E0Policy(PreTrainedPolicy):
         if not self.config.pretrained_path:
             raise ValueError(
                 "an adapter is kept beside the policy that it adapts, so that one must be saved "
-                "first: train one step with --policy.optimizer_lr=1e-12 (and --policy.init_from=... "
-                "for weights of others), and adapt its checkpoint with --policy.path=CHECKPOINT"
+                "first: train one step with --policy.optimizer_lr=1e-12 (and, for weights of "
+                "others, --policy.init_from=...), and adapt it with --policy.path=CHECKPOINT"
             )
         if self.config.ema_decay:
             raise ValueError("ema_decay averages no adapters; set --policy.ema_decay=0")
