@@ -49,6 +49,8 @@ class Collect:
     image_size: int | None = None
     """Pixels; the tasks' own size (128) if not given."""
     hand_camera: bool = False
+    depth: bool = False
+    """Store the fixed cameras' depth too, for viewpoint augmentation."""
     proprioception: str = "full"
     """full: joints and tool pose (16 numbers). compact: gripper width and tool position (4)."""
     state_only: bool = False
@@ -97,6 +99,7 @@ def collect(command: Collect) -> None:
     settings = CollectionSettings(
         image_size=command.image_size,
         hand_camera=command.hand_camera,
+        depth=command.depth,
         proprioception=command.proprioception,  # pyright: ignore[reportArgumentType]
         state_only=command.state_only,
         action_noise=command.action_noise,

@@ -59,6 +59,7 @@ class CollectionSettings:
 
     cameras: Mapping[str, Camera] | None = None
     camera_shift: CameraShift | None = None
+    depth: bool = False
     hand_camera: bool = False
     image_size: int | None = None
     proprioception: Proprioception = "full"
@@ -74,6 +75,7 @@ class CollectionSettings:
             task,
             cameras=self.cameras,
             camera_shift=self.camera_shift,
+            depth=self.depth,
             hand_camera=self.hand_camera,
             image_size=self.image_size,
             proprioception=self.proprioception,
@@ -86,8 +88,9 @@ class CollectionSettings:
         cameras = default_cameras(find_task(task)) if self.cameras is None else self.cameras
         if self.camera_shift is not None:
             cameras = {name: camera.moved(self.camera_shift) for name, camera in cameras.items()}
-        own = ("cameras", "camera_shift")
+        own = ("cameras", "camera_shift", "depth")
         data = {name: value for name, value in vars(self).items() if name not in own}
+        data |= {"depth": True} if self.depth else {}  # earlier records do not tell
         data["cameras"] = {name: _camera_record(camera) for name, camera in cameras.items()}
         return json.loads(json.dumps(data))
 

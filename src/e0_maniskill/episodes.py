@@ -2,8 +2,9 @@
 
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from e0_maniskill.tasks import find_task
 
 _TRANSLATION = slice(0, 3)
 _NOISE_STREAM = 0xE0  # keeps the noise apart from anything else drawn from the same seed
-_IMAGE_PREFIX = "images."
+_IMAGE_PREFIX, _DEPTH_PREFIX = "images.", "depth."
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Episode:
         proprioception: float32 (T, 16 or 4), see `ManiSkillEnv`.
         environment_state: float32 (T, 3 or 17).
         actions: float32 (T, 7): the expert's clean actions, without the noise that was executed.
+        depth: camera name -> uint16 (T, height, width) millimetres, see `ManiSkillEnv`; empty
+            unless asked for.
     """
 
     task: str
@@ -39,6 +42,7 @@ class Episode:
     proprioception: np.ndarray
     environment_state: np.ndarray
     actions: np.ndarray
+    depth: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -96,14 +100,18 @@ def run_expert(
         instruction=env.task_description,
         seed=seed,
         success=success,
-        images={
-            name: np.stack([seen["pixels"][name] for seen in observations])
-            for name in observations[0].get("pixels", {})
-        },
+        images=_by_camera(observations, "pixels"),
         proprioception=np.stack([seen["agent_pos"] for seen in observations]),
         environment_state=np.stack([seen["environment_state"] for seen in observations]),
         actions=np.stack(actions),
+        depth=_by_camera(observations, "depth"),
     )
+
+
+def _by_camera(observations: list[dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
+    """Camera name -> its pictures (T, ...); empty if there are none of this kind."""
+    names = observations[0].get(kind, {})
+    return {name: np.stack([seen[kind][name] for seen in observations]) for name in names}
 
 
 def save_episode(episode: Episode, path: Path) -> None:
@@ -120,7 +128,9 @@ def save_episode(episode: Episode, path: Path) -> None:
         "proprioception": episode.proprioception,
         "environment_state": episode.environment_state,
         "actions": episode.actions,
-    } | {_IMAGE_PREFIX + name: images for name, images in episode.images.items()}
+    }
+    arrays |= {_IMAGE_PREFIX + name: images for name, images in episode.images.items()}
+    arrays |= {_DEPTH_PREFIX + name: depth for name, depth in episode.depth.items()}
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -144,20 +154,22 @@ def load_episode(path: Path) -> Episode:
             instruction=_instruction(arrays),
             seed=int(arrays["seed"]),
             success=bool(arrays["success"]),
-            images={
-                name.removeprefix(_IMAGE_PREFIX): array
-                for name, array in arrays.items()
-                if name.startswith(_IMAGE_PREFIX)
-            },
+            images=_with_prefix(arrays, _IMAGE_PREFIX),
             proprioception=arrays["proprioception"],
             environment_state=arrays["environment_state"],
             actions=arrays["actions"],
+            depth=_with_prefix(arrays, _DEPTH_PREFIX),
         )
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a whole episode file ({error}); delete it and collect again"
         ) from error
     return episode
+
+
+def _with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    found = {name: array for name, array in arrays.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): array for name, array in found.items()}
 
 
 def _instruction(arrays: dict[str, np.ndarray]) -> str:

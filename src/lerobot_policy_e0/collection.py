@@ -24,6 +24,7 @@ from e0_maniskill.collection import CollectionSettings, collect_episodes, number
 from e0_maniskill.episodes import Episode, load_episode
 from e0_maniskill.selection import Collected, Outcome
 from e0_maniskill.tasks import CONTROL_FREQUENCY
+from lerobot_policy_e0.viewpoint import depth_feature
 
 RECORD = Path("meta") / "collection.json"
 SMALLEST_FREE_SPACE = 2**20  # bytes; less is a full disk
@@ -186,6 +187,13 @@ def _features(episode: Episode, use_videos: bool) -> dict[str, Any]:
             "shape": images.shape[1:],
             "names": ["height", "width", "channels"],
         }
+    for camera, depth in episode.depth.items():
+        features[depth_feature(camera)] = {
+            "dtype": "image",  # video would round it
+            "shape": (*depth.shape[1:], 1),
+            "names": ["height", "width", "channels"],
+            "info": {"is_depth_map": True, "depth_unit": "mm"},
+        }
     return features
 
 
@@ -199,5 +207,7 @@ def _add_episode(dataset: LeRobotDataset, episode: Episode) -> None:
         }
         for camera, images in episode.images.items():
             frame[f"{OBS_IMAGES}.{camera}"] = images[step]
+        for camera, depth in episode.depth.items():
+            frame[depth_feature(camera)] = depth[step, ..., None]
         dataset.add_frame(frame)
     dataset.save_episode()

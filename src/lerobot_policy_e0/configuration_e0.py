@@ -218,13 +218,21 @@ class E0Config(PreTrainedConfig):
         )
 
     def validate_features(self) -> None:
-        """Raise ValueError unless there is an action vector and something to observe."""
+        """Raise ValueError unless there is an action vector and something to observe.
+
+        Depth, images of one channel, is for `viewpoint_augmentation` and no input of the policy.
+        """
+        self.input_features = {
+            name: feature
+            for name, feature in (self.input_features or {}).items()
+            if feature.type is not FeatureType.VISUAL or feature.shape[0] == 3
+        }
         if self.action_feature is None or len(self.action_feature.shape) != 1:
             raise ValueError(
                 "an E0 policy needs the feature 'action', one vector per step; the dataset or "
                 f"environment offers {sorted(self.output_features or {}) or 'no action'}"
             )
-        for name, feature in (self.input_features or {}).items():
+        for name, feature in self.input_features.items():
             if feature.type in (FeatureType.STATE, FeatureType.ENV) and len(feature.shape) != 1:
                 raise ValueError(
                     f"feature {name!r} has shape {tuple(feature.shape)}; vector features must have "
@@ -252,7 +260,7 @@ class E0Config(PreTrainedConfig):
                 f"cameras names {unknown}; the dataset or environment has "
                 f"{sorted(self.image_features)}"
             )
-        cameras = tuple(self.cameras or self.colour_cameras)
+        cameras = tuple(self.cameras or self.image_features)
         vectors = dict(self.vector_features)
         if find_preset(self.preset).state == "prompt":
             vectors = {}
@@ -262,13 +270,8 @@ class E0Config(PreTrainedConfig):
                     f"the preset {self.preset!r} takes no vector features, so it cannot be told "
                     "how its cameras moved; set viewpoint_augmentation.embedding=false"
                 )
-            vectors[VIEWPOINT] = NUMBERS * len(self.colour_cameras)
+            vectors[VIEWPOINT] = NUMBERS * len(self.image_features)
         return self._settings(cameras, vectors, self.action_feature.shape[0])
-
-    @property
-    def colour_cameras(self) -> list[str]:
-        """Names of the images with three channels; others are depth."""
-        return [name for name, feature in self.image_features.items() if feature.shape[0] == 3]
 
     def _settings(
         self, cameras: tuple[str, ...], vectors: dict[str, int], action_dim: int

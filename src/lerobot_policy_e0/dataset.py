@@ -50,7 +50,8 @@ def _column(file: Path, size: int) -> np.ndarray:
 
 
 class FramesInMemory(Dataset):
-    """A LeRobotDataset whose frames are decoded once and kept in memory, images as uint8.
+    """A LeRobotDataset whose frames are decoded once and kept in memory, images as uint8 (and
+    depths as float32).
 
     Decoding pictures for every sample takes longer than a small policy's training step; this takes
     one pass over the dataset and `number of frames · bytes per image` of memory. Items equal those
@@ -104,14 +105,16 @@ def _decode_once(dataset: LeRobotDataset) -> dict[str, Tensor]:
         episodes=dataset.episodes,
         tolerance_s=dataset.tolerance_s,
         return_uint8=True,
+        depth_output_unit=dataset.depth_output_unit,
     )
+    colour = set(dataset.meta.camera_keys) - set(dataset.meta.depth_keys)
     columns: dict[str, Tensor] = {}
     for index in tqdm(range(len(frames)), desc="Decoding frames", unit="frame"):
         frame: dict[str, Any] = frames[index]  # pyright: ignore[reportAssignmentType]
         for name, value in frame.items():
             if not isinstance(value, Tensor):
                 continue
-            if name in dataset.meta.camera_keys and value.is_floating_point():
+            if name in colour and value.is_floating_point():
                 value = (value * 255).round().to(torch.uint8)
             if name not in columns:
                 columns[name] = value.new_empty((len(frames), *value.shape))

@@ -21,6 +21,7 @@ from e0.viewpoint import CameraGeometry, Perturbation, PerturbationRange, Viewpo
 VIEWPOINT = "observation.viewpoint"
 NUMBERS = 5  # of `Perturbation.embedding`
 DEPTH = "_depth"
+FARTHEST_MEDIAN = 100.0  # metres; LeRobot gives millimetres unless told otherwise
 
 
 @dataclass
@@ -119,6 +120,11 @@ class ViewpointAugmentationStep(ProcessorStep):
         return features
 
 
+def depth_feature(camera: str) -> str:
+    """The dataset's feature that holds this camera's depth."""
+    return f"{OBS_IMAGES}.{camera}{DEPTH}"
+
+
 def _cameras(observation: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Colour pictures and depths (..., height, width) by camera name."""
     start = f"{OBS_IMAGES}."
@@ -129,4 +135,10 @@ def _cameras(observation: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
     }
     images = {name: image for name, image in found.items() if not name.endswith(DEPTH)}
     depths = {name: found[name + DEPTH].squeeze(-3) for name in images if name + DEPTH in found}
+    for name, depth in depths.items():
+        if float(depth.median()) > FARTHEST_MEDIAN:
+            raise ValueError(
+                f"half of the depth of camera {name!r} lies beyond {FARTHEST_MEDIAN:.0f} m, so it "
+                "seems to be in millimetres; train with --dataset.depth_output_unit=m"
+            )
     return images, depths

@@ -1,6 +1,6 @@
 """A comparison of policies as a TOML file: what is collected, trained and measured.
 
-[dataset]            tasks, episodes, seed; action_noise, hold_steps (of the expert)
+[dataset]            tasks, episodes, seed; action_noise, hold_steps (of the expert); depth
 [environment]        options of the environment, in collecting and in measuring alike
 [training]           steps, batch_size and other flags of `lerobot-train`
 [training.policy]    settings of `lerobot_policy_e0.E0Config` that all policies share
@@ -26,7 +26,7 @@ from e0.bench.training_run import check_training, local_training
 
 OPTIONAL = ("pretraining",)
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
-DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps")
+DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps", "depth")
 HELD_OUT_KEYS = ("episodes", "seed")
 OF_THE_COMPARISON = ("checkpoints", "labels", "out", "env", "env_options", "workers")
 

@@ -39,7 +39,11 @@ def local_training(
     `settings` holds at least `steps`; what it says goes before the choices made here."""
     steps = int(settings["steps"])
     chosen = {
-        "dataset": {"repo_id": f"local/{dataset.name}", "root": dataset},
+        "dataset": {
+            "repo_id": f"local/{dataset.name}",
+            "root": dataset,
+            "depth_output_unit": "m",
+        },
         "policy": {"type": "e0", "push_to_hub": False, **policy},
         "num_workers": 0,
         "save_freq": max(1, min(500, steps // 5)),
