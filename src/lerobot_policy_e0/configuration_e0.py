@@ -14,6 +14,7 @@ from lerobot.optim import (
 from e0.network.presets import find_preset
 from e0.policy import PolicySettings, make_objective, token_layout
 from e0.tokens import CODEBOOK_KINDS, ActionTokenizer
+from lerobot_policy_e0.standard_augmentation import StandardAugmentation
 from lerobot_policy_e0.viewpoint import NUMBERS, VIEWPOINT, ViewpointSettings
 
 
@@ -56,6 +57,8 @@ class E0Config(PreTrainedConfig):
         viewpoint_augmentation: trains as if cameras had been bumped
             (`lerobot_policy_e0.viewpoint.ViewpointSettings`), as in
             --policy.viewpoint_augmentation.probability=0.8.
+        standard_augmentation: crop, rotation and colours
+            (`lerobot_policy_e0.standard_augmentation.StandardAugmentation`).
         freeze_vision, freeze_language: leave the vision tower, or the words and the blocks of the
             prefix, as they are. gradient_checkpointing: compute the insides of blocks again in the
             backward pass, for less memory. ema_decay: act with an average of the weights, 0.999 is
@@ -104,6 +107,7 @@ class E0Config(PreTrainedConfig):
     vector_noise: float = 0.0
     dtype: str = "float32"
     viewpoint_augmentation: ViewpointSettings = field(default_factory=ViewpointSettings)
+    standard_augmentation: StandardAugmentation = field(default_factory=StandardAugmentation)
     freeze_vision: bool = False
     freeze_language: bool = False
     gradient_checkpointing: bool = False

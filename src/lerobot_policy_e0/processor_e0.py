@@ -14,6 +14,7 @@ from lerobot.processor import (
 )
 
 from lerobot_policy_e0.configuration_e0 import E0Config
+from lerobot_policy_e0.standard_augmentation import StandardAugmentationStep
 from lerobot_policy_e0.viewpoint import ViewpointAugmentationStep
 
 Statistics = dict[str, dict[str, Any]]
@@ -25,7 +26,7 @@ def make_e0_pre_post_processors(
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
     PolicyProcessorPipeline[PolicyAction, PolicyAction],
 ]:
-    """Rename, batch, move to the device, augment viewpoints in training, normalize vectors; actions
+    """Rename, batch, move to the device, augment images in training, normalize vectors; actions
     pass as they are.
 
     Raises ValueError if a vector feature has no statistics.
@@ -38,6 +39,8 @@ def make_e0_pre_post_processors(
     inputs = [steps.rename_observations, steps.add_batch_dim, steps.to_device]
     if config.viewpoint_augmentation.active:
         inputs.append(ViewpointAugmentationStep(config.viewpoint_augmentation))
+    if config.standard_augmentation.probability > 0:
+        inputs.append(StandardAugmentationStep(config.standard_augmentation))
     return make_policy_processor_pipelines(
         input_steps=[*inputs, steps.normalize], output_steps=[steps.unnormalize, steps.to_cpu]
     )

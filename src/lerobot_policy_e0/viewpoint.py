@@ -32,10 +32,11 @@ class ViewpointSettings:
         either side; radius: share of the distance; distribution: uniform or normal.
     cameras: geometry by camera name, the part behind `observation.images.`. skip: cameras that are
         left alone. fill: reflect, constant or noise where nothing was seen.
+    depth: move a camera by its depth where the batch has it; by its plane if false.
     embedding: tell the policy how its cameras moved, in the feature `observation.viewpoint`: 5
-        numbers a camera (`Perturbation.embedding`), all zero where it is not known, which in
-        training is a share `embedding_dropout` of the samples, and at inference all that do not
-        bring the feature along.
+        numbers a camera (`Perturbation.embedding`), cameras in the order of their names, all zero
+        where it is not known, which in training is a share `embedding_dropout` of the samples, and
+        at inference all that do not bring the feature along.
     """
 
     probability: float = 0.0
@@ -47,6 +48,7 @@ class ViewpointSettings:
     cameras: dict[str, CameraGeometry] = field(default_factory=dict)
     skip: list[str] = field(default_factory=list)
     fill: str = "reflect"
+    depth: bool = True
     embedding: bool = False
     embedding_dropout: float = 0.5
 
@@ -90,14 +92,14 @@ class ViewpointAugmentationStep(ProcessorStep):
 
     def __call__(self, transition: EnvTransition) -> EnvTransition:
         observation = dict(transition.get(TransitionKey.OBSERVATION) or {})
-        images, depths = _cameras(observation)
+        images, depths = cameras_of(observation)
         if transition.get(TransitionKey.ACTION) is None or not images:
             if self.settings.embedding and images and VIEWPOINT not in observation:
                 count = len(next(iter(images.values())))
                 device = next(iter(images.values())).device
                 observation[VIEWPOINT] = torch.zeros(count, NUMBERS * len(images), device=device)
         else:
-            moved, movements = self._augment(images, depths)
+            moved, movements = self._augment(images, depths if self.settings.depth else None)
             observation |= {f"{OBS_IMAGES}.{name}": image for name, image in moved.items()}
             if self.settings.embedding:
                 observation[VIEWPOINT] = self._told(movements)
@@ -107,7 +109,7 @@ class ViewpointAugmentationStep(ProcessorStep):
 
     def _told(self, movements: dict[str, Perturbation]) -> Tensor:
         """The movements of all cameras (B, 5 · cameras), zero for samples that are told nothing."""
-        told = torch.cat([movement.embedding() for movement in movements.values()], dim=-1)
+        told = torch.cat([movements[name].embedding() for name in sorted(movements)], dim=-1)
         kept = torch.rand(len(told), 1, device=told.device) >= self.settings.embedding_dropout
         return told * kept
 
@@ -125,7 +127,7 @@ def depth_feature(camera: str) -> str:
     return f"{OBS_IMAGES}.{camera}{DEPTH}"
 
 
-def _cameras(observation: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def cameras_of(observation: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Colour pictures and depths (..., height, width) by camera name."""
     start = f"{OBS_IMAGES}."
     found = {

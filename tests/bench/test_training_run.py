@@ -4,17 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from e0.bench.training_run import check_training, flags_of, local_training, lock, train
-
-
-def test_settings_become_flags() -> None:
-    settings = {"steps": 9, "policy": {"preset": "tiny", "push_to_hub": False, "lr": {"max": 2e-3}}}
-    assert flags_of(settings) == [
-        "--steps=9",
-        "--policy.preset=tiny",
-        "--policy.push_to_hub=false",
-        "--policy.lr.max=0.002",
-    ]
+from e0.bench.training_run import check_training, local_training, lock, train
 
 
 def test_what_is_said_goes_before_what_is_chosen() -> None:

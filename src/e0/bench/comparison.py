@@ -110,7 +110,9 @@ def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int
     from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
     episodes = wanted["episodes"]
-    expert = {name: wanted[name] for name in ("action_noise", "hold_steps", "depth") if name in wanted}
+    expert = {
+        name: wanted[name] for name in ("action_noise", "hold_steps", "depth") if name in wanted
+    }
     request = CollectionRequest(
         tuple(wanted["tasks"]),
         tuple(episodes) if isinstance(episodes, list) else episodes,

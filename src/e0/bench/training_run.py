@@ -1,6 +1,7 @@
 """LeRobot's training as a phase of something larger: in a process of its own, resumed if cut short.
 
-A run is its directory `.../NAME` (LeRobot's output_dir) and, beside it, `NAME.log`.
+A run is its directory `.../NAME` (LeRobot's output_dir) and, beside it, `NAME.json`, the settings
+that it began with, and `NAME.log`.
 """
 
 from __future__ import annotations
@@ -19,17 +20,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-
-def flags_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """{"steps": 9, "policy": {"preset": "tiny"}} -> ["--steps=9", "--policy.preset=tiny"]."""
-    flags = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flags += flags_of(value, f"{prefix}{name}.")
-        else:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            flags.append(f"--{prefix}{name}={text}")
-    return flags
+from e0.bench.files import write_json
 
 
 def local_training(
@@ -61,11 +52,15 @@ def check_training(settings: Mapping[str, Any]) -> None:
 
     import lerobot_policy_e0  # noqa: F401 - makes the policy's type known
 
-    data = json.loads(json.dumps(settings, default=str))
     try:
-        draccus.decode(TrainPipelineConfig, data)
+        draccus.decode(TrainPipelineConfig, _as_data(settings))
     except draccus.ParsingError as error:
         raise ValueError(f"lerobot-train does not take these settings: {error}") from error
+
+
+def _as_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as JSON data, paths as text."""
+    return json.loads(json.dumps(dict(settings), default=str))
 
 
 def trained_checkpoint(directory: Path, steps: int) -> Path | None:
@@ -86,7 +81,7 @@ def train(
 ) -> Path:
     """Do what is missing of a training; return the checkpoint's directory.
 
-    `settings` are flags of `lerobot-train` (nested names joined by dots) without its output_dir;
+    `settings` are those of `lerobot-train`, nested, without its output_dir;
     `steps` must be one of them. They count only for a run that has no checkpoint yet. `threads` are
     those of the process, `position` is the line of the progress bar.
 
@@ -107,7 +102,9 @@ def train(
             flags = [f"--config_path={config}", "--resume=true"]
         else:
             shutil.rmtree(directory, ignore_errors=True)  # cut short before its first checkpoint
-            flags = [*flags_of(settings), f"--output_dir={directory}"]
+            config = directory.with_name(directory.name + ".json")
+            write_json(config, _as_data(settings) | {"output_dir": str(directory)})
+            flags = [f"--config_path={config}"]
         with _process(flags, file, threads) as process:
             _follow(process, directory, steps, description, position)
     finished = trained_checkpoint(directory, steps)
