@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter
 from e0.bench.benchmark_figures import COLOURS, STYLE, calibration_figure, success_figure
 from e0.bench.comparison import comparison_markdown
 from e0.bench.files import write_text
+from e0.bench.shift_figure import has_shifts, shift_figure
 from e0.bench.summary import markdown
 from e0.bench.token_lab_report import draw_figure, markdown_tables
 from e0.bench.viewpoint_truth import viewpoint_tables
@@ -64,6 +65,8 @@ def figures(results: dict[str, Any], name: str) -> None:
         return
     summary = results if "rates" in results else results["benchmark"]
     success_figure(summary, DOCS / f"{name}.png")
+    if has_shifts(summary):
+        shift_figure(summary, DOCS / f"{name}-camera-shift.png")
     if summary["calibration"]:
         calibration_figure(summary, DOCS / f"{name}-calibration.png")
     sizes = [VOCABULARY_LABEL.fullmatch(label) for label in results.get("policies", {})]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from e0_maniskill.env import (
     ManiSkillEnv,
 )
 from e0_maniskill.tasks import CONTROL_FREQUENCY, Task, find_task
+from lerobot_policy_e0.viewpoint import TellViewpoint
 
 
 @EnvConfig.register_subclass("maniskill")
@@ -32,13 +33,15 @@ class ManiSkillEnvConfig(EnvConfig):
     """One or several ManiSkill tasks, comma-separated; see `e0_maniskill.env.ManiSkillEnv`.
 
     camera_shift: "azimuth,elevation,radius,roll" of all fixed cameras on the spheres around their
-    targets: degrees, degrees, a factor, degrees.
+    targets: degrees, degrees, a factor, degrees. tell_camera_shift: the policy is told of it in
+    `observation.viewpoint`, as by a calibration (`ViewpointSettings.embedding`).
     """
 
     task: str | None = "PickCube-v1"
     fps: int = CONTROL_FREQUENCY
     image_size: int | None = None
     camera_shift: str | None = None
+    tell_camera_shift: bool = False
     hand_camera: bool = False
     proprioception: str = "full"
     state_only: bool = False
@@ -90,6 +93,13 @@ class ManiSkillEnvConfig(EnvConfig):
 
     def _shift(self) -> CameraShift | None:
         return None if self.camera_shift is None else CameraShift.parse(self.camera_shift)
+
+    def get_env_processors(self) -> tuple[Any, Any]:
+        """LeRobot's, and a step that tells how the cameras were moved, if that is wanted."""
+        inputs, outputs = super().get_env_processors()
+        if self.tell_camera_shift:
+            inputs.steps = [*inputs.steps, TellViewpoint(*astuple(self._shift() or CameraShift()))]
+        return inputs, outputs
 
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False

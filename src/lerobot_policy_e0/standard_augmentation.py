@@ -63,7 +63,7 @@ def _transform(size: torch.Size, *, geometry: bool) -> v2.Transform:
     if not geometry:
         return colours
     crop = v2.RandomCrop([round(KEPT_SHARE * side) for side in size])
-    rotate = v2.RandomRotation(ROTATION, interpolation=InterpolationMode.BILINEAR)
+    rotate = v2.RandomRotation([-ROTATION, ROTATION], interpolation=InterpolationMode.BILINEAR)
     return v2.Compose([crop, v2.Resize(list(size)), rotate, colours])
 
 

@@ -6,7 +6,7 @@ preprocessor.steps.insert(-1, step)  # before normalizing, on the device
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 import torch
@@ -115,6 +115,39 @@ class ViewpointAugmentationStep(ProcessorStep):
 
     def get_config(self) -> dict[str, Any]:
         return {"settings": asdict(self.settings)}
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        return features
+
+
+@ProcessorStepRegistry.register(name="tell_viewpoint")
+@dataclass
+class TellViewpoint(ProcessorStep):
+    """Tells a policy that all its cameras were moved by this much: degrees, degrees, a factor,
+    degrees; for one that was trained with `ViewpointSettings.embedding`."""
+
+    azimuth: float = 0.0
+    elevation: float = 0.0
+    radius: float = 1.0
+    roll: float = 0.0
+
+    def __call__(self, transition: EnvTransition) -> EnvTransition:
+        observation = dict(transition.get(TransitionKey.OBSERVATION) or {})
+        images, _ = cameras_of(observation)
+        if images:
+            picture = next(iter(images.values()))
+            movement = Perturbation(
+                *(torch.full((len(picture),), n, device=picture.device) for n in astuple(self))
+            )
+            observation[VIEWPOINT] = movement.embedding().repeat(1, len(images))
+        changed = transition.copy()
+        changed[TransitionKey.OBSERVATION] = observation  # pyright: ignore[reportGeneralTypeIssues]
+        return changed
+
+    def get_config(self) -> dict[str, Any]:
+        return asdict(self)
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]

@@ -199,9 +199,23 @@ def test_what_cannot_run_is_said_before_an_episode_runs(
     assert (new.out / "episodes.jsonl").read_text() == ""
 
 
+def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    control = "episode_length=3 tell_camera_shift=true"
+    changed = replace(settings, out=tmp_path, tasks=(PUSH,), controls=(control,), workers=1)
+    summary = run_benchmark(changed)
+    steps = {(r.policy, r.control, r.seed): r.steps for r in episodes(tmp_path)}
+    for policy in ("e0", "act"):
+        assert steps[policy, "none", 900_000] == 5
+        assert steps[policy, control, 900_000] == 3
+    assert {row["second"] for row in summary["controls"]} == {control}
+    with pytest.raises(UnknownEnvironmentError, match="how_long"):
+        run_benchmark(replace(changed, controls=("how_long=3",)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"controls": ("darkness",)}, "unknown control 'darkness': blackout, instruction, or"),
         ({"episodes": 0}, "episodes must be at least 1, not 0"),
         ({"control_episodes": 0}, "control_episodes"),
         ({"workers": 0}, "workers"),

@@ -17,11 +17,14 @@ import pytest
 import torch
 from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
+from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from e0_maniskill import find_task
 from e0_maniskill.collection import CollectionSettings
 from e0_maniskill.episodes import Episode, load_episode, run_expert, save_episode
+from lerobot_policy_e0 import E0Config
 from lerobot_policy_e0.collection import CollectionRequest, OutputInUseError, collect_dataset
+from lerobot_policy_e0.dataset import FramesInMemory
 
 TASK = "PushCube-v1"
 SEED = 5000
@@ -327,6 +330,33 @@ def test_pictures_are_kept_bit_by_bit(tmp_path: Path, collected: Collected) -> N
         frame: Any = dataset[index]
         restored = (frame["observation.images.base_camera"] * 255).round().to(torch.uint8)
         np.testing.assert_array_equal(restored.permute(1, 2, 0).numpy(), pictures[index])
+
+
+def test_depth_is_kept_to_the_millimetre_and_is_no_input(
+    tmp_path: Path, collected: Collected
+) -> None:
+    rng = np.random.default_rng(1)
+    episodes = [
+        replace(e, depth={"base_camera": rng.integers(300, 2000, (e.length, 32, 32), np.uint16)})
+        for e in with_pictures(collected.tried)
+    ]
+    request = replace(PICTURES, settings=replace(PICTURES.settings, depth=True))
+    prepare_episodes(tmp_path / "dataset", request, episodes)
+    collect_dataset(request, tmp_path / "dataset", workers=1)
+    dataset = LeRobotDataset("local/depth", root=tmp_path / "dataset", depth_output_unit="m")
+    assert dataset.meta.depth_keys == ["observation.images.base_camera_depth"]
+    whole = [depth for e in episodes if e.success for depth in e.depth["base_camera"]]
+    in_memory = FramesInMemory(dataset)
+    for index in range(0, len(whole), 7):
+        for frame in (dataset[index], in_memory[index]):
+            measured: Any = frame["observation.images.base_camera_depth"]
+            np.testing.assert_array_equal((1000 * measured[0]).round(), whole[index])
+    config = E0Config(device="cpu")
+    features = dataset_to_policy_features(dataset.meta.features)
+    config.output_features = {ACTION: features.pop(ACTION)}
+    config.input_features = features
+    config.validate_features()
+    assert list(config.image_features) == ["observation.images.base_camera"]
 
 
 def test_full_disk_while_pictures_are_written(small_disk: SmallDisk, collected: Collected) -> None:

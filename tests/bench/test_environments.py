@@ -144,6 +144,12 @@ def test_a_suite_stands_for_its_tasks() -> None:
         open_environment(settings, "suite/3")
 
 
+def test_changed_options_take_the_place_of_earlier_ones() -> None:
+    given = EnvironmentSettings("countdown", ("steps=7", "goal=2"))
+    assert given.changed(("steps=8",)).options == ("goal=2", "steps=8")
+    assert given.changed(()) == given
+
+
 def test_options_at_their_default_are_the_same_benchmark() -> None:
     given = EnvironmentSettings("maniskill", ("state_only=false", "proprioception=compact"))
     assert given.changed_options() == {"proprioception": "compact"}

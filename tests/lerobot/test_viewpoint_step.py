@@ -13,6 +13,7 @@ from small_dataset import CAMERA, build, collate, make_config, metadata
 
 from e0.viewpoint import CameraGeometry, Perturbation
 from lerobot_policy_e0 import E0Config, E0Policy
+from lerobot_policy_e0.environment import ManiSkillEnvConfig
 from lerobot_policy_e0.viewpoint import (
     NUMBERS,
     VIEWPOINT,
@@ -138,6 +139,23 @@ def test_depth_moves_pictures_and_is_no_camera(image_dataset: Path, raw: dict[st
     by_depth = augment({CAMERA: raw[CAMERA], f"{CAMERA}_depth": depth})
     assert not torch.equal(by_plane[CAMERA], by_depth[CAMERA])
     assert torch.equal(by_depth[f"{CAMERA}_depth"], depth)
+    step = ViewpointAugmentationStep(settings(depth=False))
+    unused = augment({CAMERA: raw[CAMERA], f"{CAMERA}_depth": depth})
+    assert torch.equal(unused[CAMERA], by_plane[CAMERA])
+    step = ViewpointAugmentationStep(settings())
+    with pytest.raises(ValueError, match=r"millimetres; train with --dataset\.depth_output_unit=m"):
+        augment({CAMERA: raw[CAMERA], f"{CAMERA}_depth": 1000 * depth})
+
+
+def test_an_environment_tells_how_its_cameras_moved(raw: dict[str, Any]) -> None:
+    shift = "15,-5,1.1,2"
+    told, _ = ManiSkillEnvConfig(camera_shift=shift, tell_camera_shift=True).get_env_processors()
+    expected = Perturbation(*torch.tensor([[15.0], [-5.0], [1.1], [2.0]]).expand(4, 3)).embedding()
+    torch.testing.assert_close(told({CAMERA: raw[CAMERA]})[VIEWPOINT], expected)
+    home, _ = ManiSkillEnvConfig(tell_camera_shift=True).get_env_processors()
+    assert (home({CAMERA: raw[CAMERA]})[VIEWPOINT] == torch.eye(NUMBERS)[-1]).all()
+    silent, _ = ManiSkillEnvConfig(camera_shift=shift).get_env_processors()
+    assert VIEWPOINT not in silent({CAMERA: raw[CAMERA]})
 
 
 def test_settings_come_from_the_command_line() -> None:

@@ -157,18 +157,21 @@ def test_hopeless_expert_is_given_up(tmp_path: Path) -> None:
 
 
 def test_collecting_pictures(tmp_path: Path, rendering: None) -> None:
-    pictures = CollectionSettings(image_size=32)
+    pictures = CollectionSettings(image_size=32, depth=True)
     seen: list[Outcome] = []
     collected = collect_episodes(
         [TASK], 1, SEED, tmp_path, workers=1, settings=pictures, on_episode=seen.append
     )[TASK]
     episode = load_episode(collected.paths[0])
     assert seen == [Outcome(TASK, SEED, True, episode.length)]
-    env = ManiSkillEnv(TASK, image_size=32)
+    env = ManiSkillEnv(TASK, image_size=32, depth=True)
     observation, _ = env.reset(seed=SEED)
     env.close()
     np.testing.assert_array_equal(
         episode.images["base_camera"][0], observation["pixels"]["base_camera"]
+    )
+    np.testing.assert_array_equal(
+        episode.depth["base_camera"][0], observation["depth"]["base_camera"]
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from e0.bench.benchmark_figures import calibration_figure, success_figure
 from e0.bench.checkpoints import (
@@ -23,8 +23,9 @@ from e0.bench.checkpoints import (
 )
 from e0.bench.closed_loop import Assignment, RunnerSettings, episode_pool, evaluate
 from e0.bench.environments import EnvironmentSettings, environment_names, open_environment
-from e0.bench.episodes import EpisodeJob, EpisodeLog
+from e0.bench.episodes import INPUT_CONTROLS, NO_CONTROL, EpisodeJob, EpisodeLog, changed_options
 from e0.bench.files import write_json, write_text
+from e0.bench.shift_figure import has_shifts, shift_figure
 from e0.bench.summary import markdown, summarize
 
 
@@ -59,8 +60,9 @@ class BenchmarkSettings:
     """The environment's options, as in proprioception=compact image_size=96."""
     denoising_steps: int | None = None
     """Denoising steps of E0 policies; their own if not given."""
-    controls: tuple[Literal["blackout", "instruction"], ...] = ()
-    """Repeat episodes with black images, or with another instruction than the right one."""
+    controls: tuple[str, ...] = ()
+    """Repeat episodes with one thing changed: blackout (black images), instruction (another than
+    the right one), or options of the environment, as in camera_shift=15,0,1,0."""
     control_episodes: int = 20
     """Episodes of each control: the first ones of each task, at most all."""
     workers: int = 2
@@ -82,6 +84,12 @@ class BenchmarkSettings:
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise BenchmarkSettingsError(f"{name} holds a name twice: {', '.join(values)}")
+        for control in self.controls:
+            if control not in INPUT_CONTROLS and "=" not in control:
+                raise BenchmarkSettingsError(
+                    f"unknown control {control!r}: {', '.join(INPUT_CONTROLS)}, or options of the "
+                    "environment, as in camera_shift=15,0,1,0"
+                )
         if not self.tasks:
             raise BenchmarkSettingsError("give at least one task")
 
@@ -103,15 +111,16 @@ class Offer:
 
 def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     """Run what is missing of a benchmark; return its summary, which is also kept in
-    `out/summary.json` beside `table.md`, `success.png` and `calibration.png` (where a policy has
-    an entropy).
+    `out/summary.json` beside `table.md`, `success.png`, `camera_shift.png` (where cameras were
+    moved) and `calibration.png` (where a policy has an entropy).
 
     Raises UnknownEnvironmentError, BenchmarkCheckpointError or BenchmarkSettingsError for what
     cannot be run, BenchmarkMismatchError or EpisodeLogError if `out` holds something else, and
     EpisodeError if an episode fails; finished episodes are kept in any case.
     """
     for task in settings.tasks:
-        settings.environment.config(task)
+        for control in (NO_CONTROL, *settings.controls):
+            settings.environment.changed(changed_options(control)).config(task)
     recorded = _read_record(settings.out)
     checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))
     _check_denoising_steps(settings, checkpoints)
@@ -140,6 +149,8 @@ def _write_results(out: Path, summary: dict[str, Any]) -> None:
     write_json(out / "summary.json", summary)
     write_text(out / "table.md", markdown(summary))
     success_figure(summary, out / "success.png")
+    if has_shifts(summary):
+        shift_figure(summary, out / "camera_shift.png")
     if summary["calibration"]:
         calibration_figure(summary, out / "calibration.png")
 

@@ -35,8 +35,9 @@ STYLE: dict[Any, Any] = dict.fromkeys(
 
 
 def success_figure(summary: dict[str, Any], path: Path) -> None:
-    """Success of every policy on every task with Wilson intervals; controls with open markers."""
-    rates = summary["rates"]
+    """Success of every policy on every task with Wilson intervals; controls of the input with open
+    markers."""
+    rates = [row for row in summary["rates"] if row["control"] in MARKERS]
     policies, tasks, controls = (
         list(dict.fromkeys(row[key] for row in rates)) for key in ("policy", "task", "control")
     )

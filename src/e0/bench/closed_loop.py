@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from e0.bench.environments import Environment, EnvironmentSettings, open_environment
-from e0.bench.episodes import EpisodeJob, EpisodeLog, EpisodeResult
+from e0.bench.episodes import EpisodeJob, EpisodeLog, EpisodeResult, changed_options
 
 
 class EpisodeError(RuntimeError):
@@ -86,7 +86,7 @@ class Runner:
         )
         steps = settings.denoising_steps
         self._options = {} if steps is None else {"steps": steps}
-        self._environment_processors: dict[str, tuple[Any, Any]] = {}
+        self._environment_processors: dict[Environment, tuple[Any, Any]] = {}
 
     def environment(self, task: str) -> Environment:
         """The environment of a task."""
@@ -112,7 +112,8 @@ class Runner:
         from lerobot.utils.random_utils import set_seed
 
         job = assignment.job
-        environment = self.environment(job.task)
+        changed = self.settings.environment.changed(changed_options(job.control))
+        environment = open_environment(changed, job.task)
         set_seed(job.seed)
         observation = environment.reset(job.seed)
         self.policy.reset()
@@ -176,11 +177,11 @@ class Runner:
         """LeRobot's pre- and post-processor of an environment, kept."""
         from lerobot.envs import make_env_pre_post_processors
 
-        if environment.name not in self._environment_processors:
-            self._environment_processors[environment.name] = make_env_pre_post_processors(
+        if environment not in self._environment_processors:
+            self._environment_processors[environment] = make_env_pre_post_processors(
                 environment.config, self.policy.config
             )
-        return self._environment_processors[environment.name]
+        return self._environment_processors[environment]
 
     def _made_chunk(self, before: Any, after: Any, step: int) -> bool:
         """Whether an action was the first of a new chunk: E0 policies tell; others make one every

@@ -64,6 +64,12 @@ class EnvironmentSettings:
                 f"{list(self.options)}: {error.__cause__ or error}"
             ) from error
 
+    def changed(self, options: Sequence[str]) -> EnvironmentSettings:
+        """With these options in place of those of the same name."""
+        names = parse_options(options)
+        kept = [o for o in self.options if o.partition("=")[0] not in names]
+        return EnvironmentSettings(self.type, (*kept, *options))
+
     def changed_options(self) -> dict[str, Any]:
         """The options whose value is not the type's default, as JSON data."""
         import draccus

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-CONTROLS = ("none", "blackout", "instruction")
+NO_CONTROL = "none"
+INPUT_CONTROLS = ("blackout", "instruction")
 
 
 class EpisodeLogError(ValueError):
@@ -19,14 +20,20 @@ class EpisodeLogError(ValueError):
 class EpisodeJob:
     """One episode to run.
 
-    policy: its label. control: "none", "blackout" (the policy gets black images) or "instruction"
-    (it is told another instruction than the right one); everything else is as usual.
+    policy: its label. control: "none", "blackout" (the policy gets black images), "instruction"
+    (it is told another instruction than the right one), or options of the environment that differ,
+    as in "camera_shift=15,0,1,0"; everything else is as usual.
     """
 
     policy: str
     task: str
     seed: int
     control: str = "none"
+
+
+def changed_options(control: str) -> tuple[str, ...]:
+    """The options of the environment that a control changes, separated by blanks in its name."""
+    return () if control in (NO_CONTROL, *INPUT_CONTROLS) else tuple(control.split())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""Success against how far the camera was moved, from the summary of a benchmark whose controls are
+camera shifts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from e0.bench.benchmark_figures import COLOURS, FAINT, STYLE
+from e0.bench.episodes import NO_CONTROL
+from e0_maniskill.cameras import CameraShift
+
+OPTION = "camera_shift="
+AXES = {
+    "azimuth": "azimuth, degrees",
+    "elevation": "elevation, degrees",
+    "radius": "distance, factor",
+}
+SPREAD = 0.012  # of the axis' width, so that the whiskers of policies stand side by side
+
+
+def shift_of(control: str) -> CameraShift | None:
+    """The camera's shift under a control; none at all as usual, None for other controls."""
+    if control == NO_CONTROL:
+        return CameraShift()
+    given = [option for option in control.split() if option.startswith(OPTION)]
+    return CameraShift.parse(given[0].removeprefix(OPTION)) if given else None
+
+
+def has_shifts(summary: dict[str, Any]) -> bool:
+    """Whether some episodes of a benchmark were run with a moved camera."""
+    return any(OPTION in row["control"] for row in summary["rates"])
+
+
+def shift_figure(summary: dict[str, Any], path: Path) -> None:
+    """A row of panels for each task, a panel for each axis of the sphere, a line for each policy,
+    with 95 % Wilson intervals. Shifts along several axes at once are left out."""
+    rates = [(shift_of(row["control"]), row) for row in summary["rates"]]
+    tasks = list(dict.fromkeys(row["task"] for _, row in rates))
+    policies = list(dict.fromkeys(row["policy"] for _, row in rates))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 2.5 * len(tasks) + 0.5), layout="constrained")
+        grid = figure.subplots(
+            len(tasks), len(AXES), sharey=True, squeeze=False, width_ratios=(2, 1, 1)
+        )
+        for task, panels in zip(tasks, grid, strict=True):
+            for (axis, label), axes in zip(AXES.items(), panels, strict=True):
+                for number, policy in enumerate(policies):
+                    own = [
+                        (getattr(shift, axis), row)
+                        for shift, row in rates
+                        if (row["task"], row["policy"]) == (task, policy)
+                        and shift is not None
+                        and _only(shift, axis)
+                    ]
+                    _line(axes, own, policy, number, len(policies))
+                axes.set(xlabel=label, ylim=(-4, 104))
+                axes.grid(axis="y", color=FAINT, lw=0.6)
+            panels[0].set_ylabel(f"{task}\nsuccess, %")
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160)
+
+
+def _only(shift: CameraShift, axis: str) -> bool:
+    """Whether a shift is along this axis alone, or none at all."""
+    others = {name: value for name, value in vars(shift).items() if name != axis}
+    return all(value == getattr(CameraShift(), name) for name, value in others.items())
+
+
+def _line(
+    axes: Axes, points: list[tuple[float, dict[str, Any]]], policy: str, number: int, count: int
+) -> None:
+    points = sorted(points, key=lambda point: point[0])
+    if not points:
+        return
+    places = [place for place, _ in points]
+    apart = SPREAD * (places[-1] - places[0]) * (number - (count - 1) / 2)
+    share = [100 * row["rate"] for _, row in points]
+    margins = [
+        [100 * (row["rate"] - row["low"]) for _, row in points],
+        [100 * (row["high"] - row["rate"]) for _, row in points],
+    ]
+    axes.errorbar(
+        [place + apart for place in places],
+        share,
+        margins,
+        color=COLOURS[number % len(COLOURS)],
+        marker="o",
+        ms=3.5,
+        lw=1.2,
+        elinewidth=0.7,
+        capsize=1.5,
+        label=policy,
+    )

@@ -1,0 +1,44 @@
+"""Success against the camera's shift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from e0.bench.shift_figure import has_shifts, shift_figure, shift_of
+from e0_maniskill import CameraShift
+
+
+def rates(controls: list[str]) -> dict[str, Any]:
+    return {
+        "rates": [
+            {"policy": p, "task": t, "control": c, "rate": 0.5, "low": 0.3, "high": 0.7}
+            for p in ("a", "b")
+            for t in ("push", "pick")
+            for c in controls
+        ]
+    }
+
+
+def test_a_control_names_its_shift() -> None:
+    assert shift_of("none") == CameraShift()
+    assert shift_of("camera_shift=-5,0,1,0") == CameraShift(azimuth=-5)
+    assert shift_of("tell_camera_shift=true camera_shift=0,0,0.8,0") == CameraShift(radius=0.8)
+    assert shift_of("blackout") is None
+
+
+def test_the_figure_is_drawn_where_cameras_moved(tmp_path: Path) -> None:
+    assert not has_shifts(rates(["none", "blackout"]))
+    controls = ["none", "blackout", "camera_shift=5,0,1,0", "camera_shift=0,0,1.2,0"]
+    moved = rates([*controls, "camera_shift=5,5,1,0"])
+    assert has_shifts(moved)
+    shift_figure(moved, tmp_path / "shift.png")
+    whole = (tmp_path / "shift.png").read_bytes()
+    shift_figure(rates(controls), tmp_path / "along.png")
+    assert (tmp_path / "along.png").read_bytes() == whole, "shifts along two axes are left out"
+    shift_figure(rates(controls[:2]), tmp_path / "home.png")
+    assert (tmp_path / "home.png").read_bytes() != whole
+    with Image.open(tmp_path / "shift.png") as picture:
+        assert picture.width > 800
