@@ -38,7 +38,8 @@ def test_the_figure_is_drawn_where_cameras_moved(tmp_path: Path) -> None:
     whole = (tmp_path / "shift.png").read_bytes()
     shift_figure(rates(controls), tmp_path / "along.png")
     assert (tmp_path / "along.png").read_bytes() == whole, "shifts along two axes are left out"
-    shift_figure(rates(controls[:2]), tmp_path / "home.png")
-    assert (tmp_path / "home.png").read_bytes() != whole
+    assert not has_shifts(rates(["none", "camera_shift=5,5,1,0"]))
+    shift_figure(rates(controls[:3]), tmp_path / "azimuth.png")
+    assert (tmp_path / "azimuth.png").read_bytes() != whole
     with Image.open(tmp_path / "shift.png") as picture:
         assert picture.width > 800

@@ -32,23 +32,30 @@ def shift_of(control: str) -> CameraShift | None:
 
 
 def has_shifts(summary: dict[str, Any]) -> bool:
-    """Whether some episodes of a benchmark were run with a moved camera."""
-    return any(OPTION in row["control"] for row in summary["rates"])
+    """Whether some episodes of a benchmark were run with cameras moved along one axis."""
+    shifts = [shift_of(row["control"]) for row in summary["rates"]]
+    return any(s and s != CameraShift() and any(_only(s, a) for a in AXES) for s in shifts)
 
 
 def shift_figure(summary: dict[str, Any], path: Path) -> None:
-    """A row of panels for each task, a panel for each axis of the sphere, a line for each policy,
-    with 95 % Wilson intervals. Shifts along several axes at once are left out."""
+    """A row of panels for each task, a panel for each axis of the sphere that cameras moved along,
+    a line for each policy, with 95 % Wilson intervals. Shifts along several axes are left out."""
     rates = [(shift_of(row["control"]), row) for row in summary["rates"]]
+    home = CameraShift()
+    moved = [axis for axis in AXES if any(s and s != home and _only(s, axis) for s, _ in rates)]
     tasks = list(dict.fromkeys(row["task"] for _, row in rates))
     policies = list(dict.fromkeys(row["policy"] for _, row in rates))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 2.5 * len(tasks) + 0.5), layout="constrained")
         grid = figure.subplots(
-            len(tasks), len(AXES), sharey=True, squeeze=False, width_ratios=(2, 1, 1)
+            len(tasks),
+            len(moved),
+            sharey=True,
+            squeeze=False,
+            width_ratios=[2 if axis == "azimuth" else 1 for axis in moved],
         )
         for task, panels in zip(tasks, grid, strict=True):
-            for (axis, label), axes in zip(AXES.items(), panels, strict=True):
+            for axis, axes in zip(moved, panels, strict=True):
                 for number, policy in enumerate(policies):
                     own = [
                         (getattr(shift, axis), row)
@@ -58,7 +65,7 @@ def shift_figure(summary: dict[str, Any], path: Path) -> None:
                         and _only(shift, axis)
                     ]
                     _line(axes, own, policy, number, len(policies))
-                axes.set(xlabel=label, ylim=(-4, 104))
+                axes.set(xlabel=AXES[axis], ylim=(-4, 104))
                 axes.grid(axis="y", color=FAINT, lw=0.6)
             panels[0].set_ylabel(f"{task}\nsuccess, %")
         handles, labels = grid[0][0].get_legend_handles_labels()
