@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from e0.bench.benchmark_figures import COLOURS, STYLE, calibration_figure, success_figure
+from e0.bench.camera_shifts import moved_axes
 from e0.bench.comparison import comparison_markdown
 from e0.bench.files import write_text
-from e0.bench.shift_figure import has_shifts, shift_figure
+from e0.bench.shift_figure import shift_figure
 from e0.bench.summary import markdown
 from e0.bench.token_lab_report import draw_figure, markdown_tables
 from e0.bench.viewpoint_truth import viewpoint_tables
@@ -65,7 +66,7 @@ def figures(results: dict[str, Any], name: str) -> None:
         return
     summary = results if "rates" in results else results["benchmark"]
     success_figure(summary, DOCS / f"{name}.png")
-    if has_shifts(summary):
+    if moved_axes([row["control"] for row in summary["rates"]]):
         shift_figure(summary, DOCS / f"{name}-camera-shift.png")
     if summary["calibration"]:
         calibration_figure(summary, DOCS / f"{name}-calibration.png")

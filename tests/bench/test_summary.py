@@ -89,6 +89,26 @@ def test_control_is_compared_on_its_own_seeds(summary: dict[str, Any]) -> None:
     assert (push["only_first"], push["only_second"]) == (5, 0)
 
 
+def test_moved_cameras_have_a_table_of_their_own() -> None:
+    shift = "camera_shift=15,0,0.9,0"
+    rows = episodes("a", "push", "+" * 40) + episodes("b", "push", "+" * 40)
+    rows += episodes("a", "push", "+" * 36 + "----", control=shift)
+    rows += episodes("b", "push", "-" * 20 + "+" * 20, control=shift)
+    rows += [e for p in ("a", "b") for e in episodes(p, "push", "-" * 5, control="blackout")]
+    found = summarize(rows, ["a", "b"], ["push"], ["blackout", shift])
+    (pair,) = found["moved"]
+    assert (pair["control"], pair["first"], pair["second"], pair["n"]) == (shift, "a", "b", 40)
+    assert pair["verdict"] == "a ahead"
+    lines = [line for line in markdown(found).splitlines() if line.startswith("| ")]
+    cells = {[c.strip() for c in line.split("|")][1]: line for line in lines}
+    assert "90 (77–96), lost 10 (2 to 20); ahead of b" in cells["azimuth +15°, distance ×0.9"]
+    assert "50 (35–65), lost 50" in cells["azimuth +15°, distance ×0.9"]
+    assert cells["home"].count("100 (91–100)") == 2
+    assert not any("camera_shift" in line for line in lines)
+    assert any(line.startswith("| a, blackout") for line in lines)
+    assert "moved" not in summarize(rows, ["a", "b"], ["push"], ["blackout"])
+
+
 def test_calibration(summary: dict[str, Any]) -> None:
     assert set(summary["calibration"]) == {"a"}
     found = summary["calibration"]["a"]["shared start"]

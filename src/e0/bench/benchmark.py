@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from e0.bench.benchmark_figures import calibration_figure, success_figure
+from e0.bench.camera_shifts import moved_axes
 from e0.bench.checkpoints import (
     BenchmarkCheckpointError,
     Checkpoint,
@@ -25,7 +26,7 @@ from e0.bench.closed_loop import Assignment, RunnerSettings, episode_pool, evalu
 from e0.bench.environments import EnvironmentSettings, environment_names, open_environment
 from e0.bench.episodes import INPUT_CONTROLS, NO_CONTROL, EpisodeJob, EpisodeLog, changed_options
 from e0.bench.files import write_json, write_text
-from e0.bench.shift_figure import has_shifts, shift_figure
+from e0.bench.shift_figure import shift_figure
 from e0.bench.summary import markdown, summarize
 
 
@@ -149,7 +150,7 @@ def _write_results(out: Path, summary: dict[str, Any]) -> None:
     write_json(out / "summary.json", summary)
     write_text(out / "table.md", markdown(summary))
     success_figure(summary, out / "success.png")
-    if has_shifts(summary):
+    if moved_axes([row["control"] for row in summary["rates"]]):
         shift_figure(summary, out / "camera_shift.png")
     if summary["calibration"]:
         calibration_figure(summary, out / "calibration.png")

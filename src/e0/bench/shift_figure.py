@@ -11,11 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from e0.bench.benchmark_figures import COLOURS, FAINT, STYLE
-from e0.bench.episodes import NO_CONTROL
-from e0_maniskill.cameras import CameraShift
+from e0.bench.camera_shifts import along, moved_axes, shift_of
 
-OPTION = "camera_shift="
-AXES = {
+LABELS = {
     "azimuth": "azimuth, degrees",
     "elevation": "elevation, degrees",
     "radius": "distance, factor",
@@ -23,26 +21,11 @@ AXES = {
 SPREAD = 0.012  # of the axis' width, so that the whiskers of policies stand side by side
 
 
-def shift_of(control: str) -> CameraShift | None:
-    """The camera's shift under a control; none at all as usual, None for other controls."""
-    if control == NO_CONTROL:
-        return CameraShift()
-    given = [option for option in control.split() if option.startswith(OPTION)]
-    return CameraShift.parse(given[0].removeprefix(OPTION)) if given else None
-
-
-def has_shifts(summary: dict[str, Any]) -> bool:
-    """Whether some episodes of a benchmark were run with cameras moved along one axis."""
-    shifts = [shift_of(row["control"]) for row in summary["rates"]]
-    return any(s and s != CameraShift() and any(_only(s, a) for a in AXES) for s in shifts)
-
-
 def shift_figure(summary: dict[str, Any], path: Path) -> None:
     """A row of panels for each task, a panel for each axis of the sphere that cameras moved along,
     a line for each policy, with 95 % Wilson intervals. Shifts along several axes are left out."""
     rates = [(shift_of(row["control"]), row) for row in summary["rates"]]
-    home = CameraShift()
-    moved = [axis for axis in AXES if any(s and s != home and _only(s, axis) for s, _ in rates)]
+    moved = moved_axes([row["control"] for _, row in rates])
     tasks = list(dict.fromkeys(row["task"] for _, row in rates))
     policies = list(dict.fromkeys(row["policy"] for _, row in rates))
     with matplotlib.rc_context(STYLE):
@@ -62,22 +45,16 @@ def shift_figure(summary: dict[str, Any], path: Path) -> None:
                         for shift, row in rates
                         if (row["task"], row["policy"]) == (task, policy)
                         and shift is not None
-                        and _only(shift, axis)
+                        and along(shift, axis)
                     ]
                     _line(axes, own, policy, number, len(policies))
-                axes.set(xlabel=AXES[axis], ylim=(-4, 104))
+                axes.set(xlabel=LABELS[axis], ylim=(-4, 104))
                 axes.grid(axis="y", color=FAINT, lw=0.6)
             panels[0].set_ylabel(f"{task}\nsuccess, %")
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=160)
-
-
-def _only(shift: CameraShift, axis: str) -> bool:
-    """Whether a shift is along this axis alone, or none at all."""
-    others = {name: value for name, value in vars(shift).items() if name != axis}
-    return all(value == getattr(CameraShift(), name) for name, value in others.items())
 
 
 def _line(

@@ -8,6 +8,7 @@ from itertools import combinations
 from statistics import fmean, median
 from typing import Any
 
+from e0.bench.camera_shifts import is_moved, shift_rows
 from e0.bench.episodes import EpisodeResult
 from e0.bench.statistics import (
     FEWEST_EPISODES,
@@ -44,7 +45,9 @@ def summarize(
 
     policies: latency and clipped steps. rates: a row for each policy, control and task, and for all
     tasks. comparisons: a row for each pair of policies and task. controls: each policy as usual
-    against itself under a control, on the control's seeds. calibration: by policy with entropies,
+    against itself under a control, on the control's seeds. moved: a row for each pair of policies
+    and task under each control that moves cameras, judged for each of these controls apart;
+    missing without such controls. calibration: by policy with entropies,
     how well they tell failures. Raises PairingError if episodes are missing.
     """
     return {
@@ -70,7 +73,28 @@ def summarize(
             ]
         ),
         "calibration": _calibration(episodes, policies),
-    }
+    } | _moved(episodes, policies, controls)
+
+
+def _moved(
+    episodes: Sequence[EpisodeResult], policies: Sequence[str], controls: Sequence[str]
+) -> dict[str, Any]:
+    rows = []
+    for control in filter(is_moved, controls):
+        rows += _comparisons(_pairs(episodes, policies, control))
+    return {"moved": rows} if any(map(is_moved, controls)) else {}
+
+
+def _pairs(
+    episodes: Sequence[EpisodeResult], policies: Sequence[str], control: str
+) -> list[tuple[dict[str, str], tuple[Outcomes, Outcomes]]]:
+    return [
+        (
+            {"control": control, "first": first, "second": second},
+            (_outcomes(episodes, first, control), _outcomes(episodes, second, control)),
+        )
+        for first, second in combinations(policies, 2)
+    ]
 
 
 def _policy_facts(episodes: Iterable[EpisodeResult], policy: str) -> dict[str, Any]:
@@ -217,10 +241,13 @@ def markdown(summary: dict[str, Any]) -> str:
     if summary["comparisons"]:
         parts += ["## Policies compared on the same episodes"]
         parts += [_comparison_table(summary["comparisons"], ("first", "second")), COMPARISON_NOTE]
-    if summary["controls"]:
+    if "moved" in summary:
+        parts += ["## Success with moved cameras", *_shift_tables(summary), SHIFT_NOTE]
+    controls = [row for row in summary["controls"] if not is_moved(row["second"])]
+    if controls:
         parts += ["## Controls: each policy as usual and with its input changed"]
         columns = ("policy", "first", "second")
-        parts += [_comparison_table(summary["controls"], columns), COMPARISON_NOTE]
+        parts += [_comparison_table(controls, columns), COMPARISON_NOTE]
     if summary["calibration"]:
         parts += ["## Does entropy foretell failure?", _calibration_table(summary), AUC_NOTE]
     for policy, facts in summary["policies"].items():
@@ -240,6 +267,11 @@ COMPARISON_NOTE = (
     "Differences with 95 % paired bootstrap intervals; exact McNemar p, and adjusted (Holm) for "
     "all rows of its task, by which the verdict goes."
 )
+SHIFT_NOTE = (
+    "Success in % with 95 % Wilson intervals; points lost against home on the same episodes, with "
+    "95 % paired bootstrap intervals; ahead: exact McNemar test, adjusted (Holm) for all pairs of "
+    "policies on this task with this camera."
+)
 AUC_NOTE = (
     "AUC: how often a failure has a higher mean entropy than a success of the same task (50 % is "
     "chance), with 95 % bootstrap interval. Failed episodes run longer, so only the start, the "
@@ -247,10 +279,20 @@ AUC_NOTE = (
 )
 
 
+def _shift_tables(summary: dict[str, Any]) -> list[str]:
+    tasks = dict.fromkeys(row["task"] for row in summary["rates"])
+    parts = []
+    for task in tasks:
+        parts += [f"### {task}", _table(*shift_rows(summary, task))]
+    return parts
+
+
 def _success_table(summary: dict[str, Any]) -> str:
     tasks = list(dict.fromkeys(row["task"] for row in summary["rates"]))
     by_row: dict[tuple[str, str], dict[str, str]] = {}
     for row in summary["rates"]:
+        if is_moved(row["control"]):
+            continue
         share = f"{100 * row['rate']:.0f} % ({100 * row['low']:.0f}–{100 * row['high']:.0f})"
         cells = by_row.setdefault((row["policy"], row["control"]), {})
         cells[row["task"]] = f"{row['successes']}/{row['episodes']}, {share}"
