@@ -42,6 +42,8 @@ seed = 600_000
 [benchmark]
 episodes = 1
 seed = 800_000
+[told]
+policies = ["e0"]
 """
 FLOW = '[policies.flow]\nobjective = "flow"\n'
 
@@ -73,6 +75,9 @@ def test_every_policy_is_trained_and_measured(
         ("regression", 800_000),
     ]
     assert json.loads((settings.directory / "comparison.json").read_text()) == results
+    assert list(results["benchmark"]["policies"]) == ["e0", "regression", "e0, told"]
+    (told,) = (settings.directory / "told/episodes.jsonl").read_text().splitlines()
+    assert json.loads(told)["seed"] == 800_000
     prefix = [
         json.loads(path.read_text())["prefix_from"]
         for path in settings.directory.glob(

@@ -24,7 +24,14 @@ from e0.bench.checkpoints import (
 )
 from e0.bench.closed_loop import Assignment, RunnerSettings, episode_pool, evaluate
 from e0.bench.environments import EnvironmentSettings, environment_names, open_environment
-from e0.bench.episodes import INPUT_CONTROLS, NO_CONTROL, EpisodeJob, EpisodeLog, changed_options
+from e0.bench.episodes import (
+    INPUT_CONTROLS,
+    NO_CONTROL,
+    EpisodeJob,
+    EpisodeLog,
+    EpisodeResult,
+    changed_options,
+)
 from e0.bench.files import write_json, write_text
 from e0.bench.shift_figure import shift_figure
 from e0.bench.summary import markdown, summarize
@@ -119,6 +126,23 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     cannot be run, BenchmarkMismatchError or EpisodeLogError if `out` holds something else, and
     EpisodeError if an episode fails; finished episodes are kept in any case.
     """
+    record, names, episodes = _measure(settings)
+    labels = list(dict.fromkeys(episode.policy for episode in episodes))
+    summary = {"benchmark": record} | summarize(episodes, labels, names, settings.controls)
+    _write_results(settings.out, summary)
+    return summary
+
+
+def read_episodes(settings: BenchmarkSettings) -> list[EpisodeResult]:
+    """The episodes of a benchmark that its settings ask for; those that are missing are run, and
+    raise what `run_benchmark` raises."""
+    return _measure(settings)[2]
+
+
+def _measure(
+    settings: BenchmarkSettings,
+) -> tuple[dict[str, Any], list[str], list[EpisodeResult]]:
+    """Run what is missing; the record, the names of all tasks, and the episodes asked for."""
     for task in settings.tasks:
         for control in (NO_CONTROL, *settings.controls):
             settings.environment.changed(changed_options(control)).config(task)
@@ -139,11 +163,8 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
                 assignments = _assignments(settings, checkpoints, jobs, offers, log)
                 evaluate(assignments, log, pool, description="Episodes")
         episodes = [log.results[job] for job in jobs]
-    labels = [checkpoint.label for checkpoint in checkpoints]
     names = [name for task in settings.tasks for name in record["tasks"][task]]
-    summary = {"benchmark": record} | summarize(episodes, labels, names, settings.controls)
-    _write_results(settings.out, summary)
-    return summary
+    return record, names, episodes
 
 
 def _write_results(out: Path, summary: dict[str, Any]) -> None:

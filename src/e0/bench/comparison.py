@@ -10,17 +10,17 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from e0.bench.action_error import action_error
-from e0.bench.benchmark import BenchmarkSettings, run_benchmark
+from e0.bench.benchmark import BenchmarkSettings, read_episodes, run_benchmark
 from e0.bench.files import write_json, write_text
 from e0.bench.recipe import Recipe, differences, read_recipe
-from e0.bench.summary import markdown
+from e0.bench.summary import markdown, summarize
 from e0.bench.training_run import local_training, train
 
 
@@ -65,6 +65,8 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
         for label, checkpoint in checkpoints.items()
     }
     summary = run_benchmark(_benchmark(recipe, output, checkpoints, settings.workers))
+    if recipe.told is not None:
+        summary |= _with_told(recipe, output, checkpoints, settings.workers)
     results = {"policies": policies, "benchmark": summary}
     write_json(output / "comparison.json", results)
     write_text(output / "comparison.md", comparison_markdown(results))
@@ -170,6 +172,28 @@ def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:
         "parameters": sum(tensor.numel() for tensor in learned),
         "training_seconds": round(seconds, 3),
     }
+
+
+def _with_told(
+    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
+) -> dict[str, Any]:
+    """The summary of all episodes together with those of policies that were told how their cameras
+    were moved, as policies of their own."""
+    usual = _benchmark(recipe, output, checkpoints, workers)
+    listening = {label: checkpoints[label] for label in (recipe.told or {})["policies"]}
+    told = _benchmark(recipe, output, listening, workers)
+    told = replace(
+        told, out=output / "told", env_options=(*told.env_options, "tell_camera_shift=true")
+    )
+    episodes = [
+        *read_episodes(usual),
+        *(replace(episode, policy=f"{episode.policy}, told") for episode in read_episodes(told)),
+    ]
+    labels, tasks = (
+        list(dict.fromkeys(getattr(episode, name) for episode in episodes))
+        for name in ("policy", "task")
+    )
+    return summarize(episodes, labels, tasks, usual.controls)
 
 
 def _benchmark(

@@ -9,6 +9,8 @@
 [policies.LABEL]     settings in which this one differs
 [held_out]           episodes, seed: demonstrations that nothing is trained on
 [benchmark]          episodes, seed, ...: settings of `e0 bench`
+[told]               optional: policies that are measured once more while they are told how their
+                     cameras were moved
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 from e0.bench.benchmark import BenchmarkSettings
 from e0.bench.training_run import check_training, local_training
 
-OPTIONAL = ("pretraining",)
+OPTIONAL = ("pretraining", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
 DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps", "depth")
 HELD_OUT_KEYS = ("episodes", "seed")
@@ -46,6 +48,7 @@ class Recipe:
     held_out: dict[str, Any]
     benchmark: dict[str, Any]
     pretraining: dict[str, Any] | None = None
+    told: dict[str, Any] | None = None
 
     def policy(self, label: str) -> dict[str, Any]:
         """All settings of a policy."""
@@ -99,6 +102,13 @@ def _check_sections(recipe: Recipe) -> None:
     if recipe.pretraining is not None:
         _require_keys("[pretraining]", recipe.pretraining, ("steps", "policy"))
         _require_count("[pretraining]", recipe.pretraining, "steps")
+    if recipe.told is not None:
+        _require_keys("[told]", recipe.told, ("policies",), required=("policies",))
+        for label in recipe.told["policies"]:
+            if label not in recipe.policies:
+                raise RecipeError(
+                    f"[told] names the policy {label!r}; there are {', '.join(recipe.policies)}"
+                )
     if not recipe.policies:
         raise RecipeError("[policies.LABEL] is missing: give at least one policy")
 
