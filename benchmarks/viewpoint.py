@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from e0.bench.files import write_json, write_text
-from e0.bench.viewpoint_cost import measure_cost
+from e0.bench.viewpoint_cost import measure_cost, measure_training
 from e0.bench.viewpoint_figures import draw_strips
 from e0.bench.viewpoint_truth import measure, viewpoint_tables
 
@@ -35,10 +35,13 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for task, seed, steps in tqdm(scenes, desc="Scenes", unit="scene"):
         rows += measure(task, seed, steps)
-    costs = measure_cost(device, repetitions=5 if options.quick else 30)
+    repetitions = 5 if options.quick else 30
+    costs = measure_cost(device, repetitions)
+    training = measure_training(device, repetitions)
     results = {
         "viewpoint": rows,
         "costs": costs,
+        "training": training,
         "machine": {
             "device": _device_name(device),
             "threads": torch.get_num_threads(),

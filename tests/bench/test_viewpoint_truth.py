@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from e0.bench.viewpoint_cost import measure_cost
+from e0.bench.viewpoint_cost import measure_cost, measure_training
 from e0.bench.viewpoint_figures import draw_strips
 from e0.bench.viewpoint_truth import (
     METHODS,
@@ -74,3 +74,11 @@ def test_costs_are_compared_with_libraries() -> None:
     assert costs[0]["method"] == "table plane" and costs[0]["ratio_to_table_plane"] == 1
     assert {row["runs"] for row in costs} == {1}
     assert len(costs) == 4 and all(row["milliseconds"] > 0 for row in costs)
+
+
+def test_the_share_of_a_training_step_is_measured() -> None:
+    row = measure_training(torch.device("cpu"), repetitions=1)
+    assert row["share"] == pytest.approx(
+        row["augmentation_ms"] / (row["augmentation_ms"] + row["step_ms"]), abs=1e-3
+    )
+    assert row["step_ms"] > row["augmentation_ms"] > 0

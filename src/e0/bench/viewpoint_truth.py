@@ -185,6 +185,13 @@ def cost_table(results: dict[str, Any]) -> str:
             for row in results["costs"]
         ),
     ]
+    if "training" in results:
+        row = results["training"]
+        lines += [
+            "",
+            f"Augmenting 64 pictures of 128² px for a training step: {row['augmentation_ms']:.1f} ms, "
+            f"the step {row['step_ms']:.1f} ms (`tiny`), a share of {100 * row['share']:.1f} %.",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -91,8 +91,8 @@ def perturb_viewpoint(
     moves = Perturbation(*(part.to(images) for part in perturbation))
     motion = relative_motion(moves, distance, angle)
     places = _plane_places(images, camera, motion, distance, angle, plane)
-    valid = _inside(places)
     moved = _look_up(images, places, PADDING[fill])
+    valid = _inside(places)
     if depth is not None:
         places, valid = _depth_places(depth.to(images), camera, motion)
         seen = _look_up(images, places, "border")
@@ -182,8 +182,9 @@ def _plane_places(
     row = to_places[:, :, 0, None] * x + to_places[:, :, 2, None]
     column = to_places[:, :, 1, None] * y
     divisor = row[:, 2:, None, :] + column[:, 2:, :, None]
+    places = row[:, :2, None, :] + column[:, :2, :, None]
     # What lies behind the camera, with a divisor below zero, lands far outside.
-    return (row[:, :2, None, :] + column[:, :2, :, None]) / divisor.clamp(min=1e-6)
+    return places.div_(divisor.clamp_(min=1e-6))
 
 
 def _camera_normals(images: Tensor, elevation: Tensor, plane: Plane | None) -> Tensor:
@@ -203,9 +204,10 @@ def _normalize(homogeneous: Tensor) -> Tensor:
 
 
 def _inside(places: Tensor) -> Tensor:
-    """Which places (B, 2, height, width) lie in the picture: (B, height, width)."""
-    x, y = places.abs().unbind(1)
-    return (x <= 1) & (y <= 1)
+    """Which places (B, 2, height, width) lie in the picture: (B, height, width). Overwrites the
+    places: new memory would cost more than the computation."""
+    x, y = places.abs_().unbind(1)
+    return torch.maximum(x, y, out=x) <= 1
 
 
 def _look_up(images: Tensor, places: Tensor, padding: str, mode: str = "bilinear") -> Tensor:
@@ -249,7 +251,7 @@ def _depth_places(depth: Tensor, camera: Tensor, motion: Tensor) -> tuple[Tensor
     landed = move(places, there)
     miss = (pixels[:, :2] - landed[:, :2] / landed[:, 2:].clamp(min=1e-6)).abs().amax(1)
     in_front = landed[:, 2] <= nearest * (1 + DEPTH_TOLERANCE)
-    seen = _inside(found) & ~hole & (there[:, 0] > 0)
+    seen = _inside(found.clone()) & ~hole & (there[:, 0] > 0)
     return found, seen & in_front & (miss < PIXEL_TOLERANCE)
 
 
