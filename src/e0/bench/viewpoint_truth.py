@@ -189,8 +189,8 @@ def cost_table(results: dict[str, Any]) -> str:
         row = results["training"]
         lines += [
             "",
-            f"Augmenting 64 pictures of 128² px for a training step: {row['augmentation_ms']:.1f} ms, "
-            f"the step {row['step_ms']:.1f} ms (`tiny`), a share of {100 * row['share']:.1f} %.",
+            f"Augmenting 64 pictures of 128² px for a training step: {row['augmentation_ms']:.1f} "
+            f"ms, the step {row['step_ms']:.1f} ms (`tiny`), a share of {100 * row['share']:.1f} %.",
         ]
     return "\n".join(lines) + "\n"
 
