@@ -190,7 +190,7 @@ def cost_table(results: dict[str, Any]) -> str:
         lines += [
             "",
             f"Augmenting 64 pictures of 128² px for a training step: {row['augmentation_ms']:.1f} "
-            f"ms, the step {row['step_ms']:.1f} ms (`tiny`), a share of {100 * row['share']:.1f} %.",
+            f"ms, the step {row['step_ms']:.1f} ms (`tiny`): {100 * row['share']:.1f} % of both.",
         ]
     return "\n".join(lines) + "\n"
 
