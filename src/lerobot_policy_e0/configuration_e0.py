@@ -229,7 +229,7 @@ class E0Config(PreTrainedConfig):
         self.input_features = {
             name: feature
             for name, feature in (self.input_features or {}).items()
-            if feature.type is not FeatureType.VISUAL or feature.shape[0] == 3
+            if feature.type is not FeatureType.VISUAL or feature.shape[0] != 1
         }
         if self.action_feature is None or len(self.action_feature.shape) != 1:
             raise ValueError(
@@ -268,7 +268,7 @@ class E0Config(PreTrainedConfig):
         vectors = dict(self.vector_features)
         if find_preset(self.preset).state == "prompt":
             vectors = {}
-        if self.viewpoint_augmentation.embedding:
+        if self.viewpoint_augmentation.embedding and self.image_features:
             if find_preset(self.preset).state == "prompt":
                 raise ValueError(
                     f"the preset {self.preset!r} takes no vector features, so it cannot be told "

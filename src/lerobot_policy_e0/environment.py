@@ -14,7 +14,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.envs.utils import NEW_ROLLOUT_OPTION, freeze_after_episode_end
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
-from e0_maniskill.cameras import CameraShift, default_cameras
+from e0_maniskill.cameras import HAND_CAMERA, CameraShift, default_cameras
 from e0_maniskill.env import (
     ACTION_SIZE,
     GOAL_SIZE,
@@ -98,7 +98,8 @@ class ManiSkillEnvConfig(EnvConfig):
         """LeRobot's, and a step that tells how the cameras were moved, if that is wanted."""
         inputs, outputs = super().get_env_processors()
         if self.tell_camera_shift:
-            inputs.steps = [*inputs.steps, TellViewpoint(*astuple(self._shift() or CameraShift()))]
+            shift = astuple(self._shift() or CameraShift())
+            inputs.steps = [*inputs.steps, TellViewpoint(*shift, unmoved=(HAND_CAMERA,))]
         return inputs, outputs
 
     def create_envs(

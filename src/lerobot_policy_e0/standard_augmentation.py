@@ -6,14 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from lerobot.configs import PipelineFeatureType, PolicyFeature
-from lerobot.lerobot_types import EnvTransition, TransitionKey
-from lerobot.processor import ProcessorStep, ProcessorStepRegistry
+from lerobot.processor import ProcessorStepRegistry
 from lerobot.utils.constants import OBS_IMAGES
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from lerobot_policy_e0.viewpoint import cameras_of
+from lerobot_policy_e0.viewpoint import ImageStep, cameras_of
 
 KEPT_SHARE = 0.95  # of the height and width, by the crop
 ROTATION = 5.0  # degrees to either side
@@ -68,30 +66,22 @@ def _transform(size: torch.Size, *, geometry: bool) -> v2.Transform:
 
 
 @ProcessorStepRegistry.register(name="standard_augmentation")
-class StandardAugmentationStep(ProcessorStep):
+class StandardAugmentationStep(ImageStep):
     """Augments batches that hold actions, which is training; others pass as they are.
 
     settings: `StandardAugmentation`, or its fields as a dictionary.
     """
 
     def __init__(self, settings: StandardAugmentation | dict[str, Any]) -> None:
-        known = settings if isinstance(settings, StandardAugmentation) else None
-        self.settings = known or StandardAugmentation(**settings)  # pyright: ignore[reportCallIssue]
+        if isinstance(settings, dict):
+            settings = StandardAugmentation(**settings)
+        self.settings = settings
 
-    def __call__(self, transition: EnvTransition) -> EnvTransition:
-        observation = dict(transition.get(TransitionKey.OBSERVATION) or {})
-        images, _ = cameras_of(observation)
-        if transition.get(TransitionKey.ACTION) is None or not images:
-            return transition
-        changed = transition.copy()
-        augmented = {f"{OBS_IMAGES}.{name}": p for name, p in self.settings(images).items()}
-        changed[TransitionKey.OBSERVATION] = observation | augmented  # pyright: ignore[reportGeneralTypeIssues]
-        return changed
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        if not self.is_training():
+            return observation
+        augmented = self.settings(cameras_of(observation))
+        return observation | {f"{OBS_IMAGES}.{name}": p for name, p in augmented.items()}
 
     def get_config(self) -> dict[str, Any]:
         return {"settings": asdict(self.settings)}
-
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        return features

@@ -6,13 +6,14 @@ preprocessor.steps.insert(-1, step)  # before normalizing, on the device
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from lerobot.configs import PipelineFeatureType, PolicyFeature
-from lerobot.lerobot_types import EnvTransition, TransitionKey
-from lerobot.processor import ProcessorStep, ProcessorStepRegistry
+from lerobot.lerobot_types import TransitionKey
+from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry
 from lerobot.utils.constants import OBS_IMAGES
 from torch import Tensor
 
@@ -73,8 +74,21 @@ class ViewpointSettings:
         )
 
 
+class ImageStep(ObservationProcessorStep):
+    """A step that changes observations and none of their names and shapes."""
+
+    def is_training(self) -> bool:
+        """Whether the present batch holds actions."""
+        return self.transition.get(TransitionKey.ACTION) is not None
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        return features
+
+
 @ProcessorStepRegistry.register(name="viewpoint_augmentation")
-class ViewpointAugmentationStep(ProcessorStep):
+class ViewpointAugmentationStep(ImageStep):
     """Augments batches that hold actions, which is training; others pass as they are.
 
     Runs on whole batches on their device. A camera whose depth is there, as
@@ -90,69 +104,59 @@ class ViewpointAugmentationStep(ProcessorStep):
         self.settings = settings
         self._augment = settings.augmentation()
 
-    def __call__(self, transition: EnvTransition) -> EnvTransition:
-        observation = dict(transition.get(TransitionKey.OBSERVATION) or {})
-        images, depths = cameras_of(observation)
-        if transition.get(TransitionKey.ACTION) is None or not images:
-            if self.settings.embedding and images and VIEWPOINT not in observation:
-                count = len(next(iter(images.values())))
-                device = next(iter(images.values())).device
-                observation[VIEWPOINT] = torch.zeros(count, NUMBERS * len(images), device=device)
-        else:
-            moved, movements = self._augment(images, depths if self.settings.depth else None)
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        images = cameras_of(observation)
+        if self.is_training() and images:
+            depths = depths_of(observation, images) if self.settings.depth else None
+            moved, movements = self._augment(images, depths)
             observation |= {f"{OBS_IMAGES}.{name}": image for name, image in moved.items()}
             if self.settings.embedding:
                 observation[VIEWPOINT] = self._told(movements)
-        changed = transition.copy()
-        changed[TransitionKey.OBSERVATION] = observation  # pyright: ignore[reportGeneralTypeIssues]
-        return changed
+        elif self.settings.embedding and images and VIEWPOINT not in observation:
+            picture = next(iter(images.values()))
+            unknown = picture.new_zeros(len(picture), NUMBERS * len(images))
+            observation[VIEWPOINT] = unknown
+        return observation
 
     def _told(self, movements: dict[str, Perturbation]) -> Tensor:
         """The movements of all cameras (B, 5 · cameras), zero for samples that are told nothing."""
-        told = torch.cat([movements[name].embedding() for name in sorted(movements)], dim=-1)
+        told = embedding_of(movements)
         kept = torch.rand(len(told), 1, device=told.device) >= self.settings.embedding_dropout
         return told * kept
 
     def get_config(self) -> dict[str, Any]:
         return {"settings": asdict(self.settings)}
 
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        return features
-
 
 @ProcessorStepRegistry.register(name="tell_viewpoint")
 @dataclass
-class TellViewpoint(ProcessorStep):
-    """Tells a policy that all its cameras were moved by this much: degrees, degrees, a factor,
-    degrees; for one that was trained with `ViewpointSettings.embedding`."""
+class TellViewpoint(ImageStep):
+    """Tells a policy that its cameras were moved by this much: degrees, degrees, a factor, degrees;
+    for one that was trained with `ViewpointSettings.embedding`. unmoved: cameras that stayed where
+    they were, such as those on a wrist."""
 
     azimuth: float = 0.0
     elevation: float = 0.0
     radius: float = 1.0
     roll: float = 0.0
+    unmoved: tuple[str, ...] = ()
 
-    def __call__(self, transition: EnvTransition) -> EnvTransition:
-        observation = dict(transition.get(TransitionKey.OBSERVATION) or {})
-        images, _ = cameras_of(observation)
-        if images:
-            picture = next(iter(images.values()))
-            movement = Perturbation(
-                *(torch.full((len(picture),), n, device=picture.device) for n in astuple(self))
-            )
-            observation[VIEWPOINT] = movement.embedding().repeat(1, len(images))
-        changed = transition.copy()
-        changed[TransitionKey.OBSERVATION] = observation  # pyright: ignore[reportGeneralTypeIssues]
-        return changed
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        movements = {}
+        for name, picture in cameras_of(observation).items():
+            still = Perturbation.none(len(picture), picture.device)
+            numbers = (self.azimuth, self.elevation, self.radius, self.roll)
+            moved = Perturbation(*map(torch.full_like, still, numbers))
+            movements[name] = still if name in self.unmoved else moved
+        return observation | ({VIEWPOINT: embedding_of(movements)} if movements else {})
 
     def get_config(self) -> dict[str, Any]:
         return asdict(self)
 
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        return features
+
+def embedding_of(movements: dict[str, Perturbation]) -> Tensor:
+    """What a policy is told of its cameras (B, 5 · cameras), in the order of their names."""
+    return torch.cat([movements[name].embedding() for name in sorted(movements)], dim=-1)
 
 
 def depth_feature(camera: str) -> str:
@@ -160,20 +164,25 @@ def depth_feature(camera: str) -> str:
     return f"{OBS_IMAGES}.{camera}{DEPTH}"
 
 
-def cameras_of(observation: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Colour pictures and depths (..., height, width) by camera name."""
+def cameras_of(observation: dict[str, Any]) -> dict[str, Tensor]:
+    """Colour pictures by camera name."""
     start = f"{OBS_IMAGES}."
-    found = {
+    return {
         name.removeprefix(start): value
         for name, value in observation.items()
-        if name.startswith(start)
+        if name.startswith(start) and not name.endswith(DEPTH)
     }
-    images = {name: image for name, image in found.items() if not name.endswith(DEPTH)}
-    depths = {name: found[name + DEPTH].squeeze(-3) for name in images if name + DEPTH in found}
-    for name, depth in depths.items():
-        if float(depth.median()) > FARTHEST_MEDIAN:
+
+
+def depths_of(observation: dict[str, Any], cameras: Iterable[str]) -> dict[str, Tensor]:
+    """Depths (..., height, width) in metres of those of these cameras that have any. Raises
+    ValueError if they seem to be in millimetres."""
+    names = {camera: depth_feature(camera) for camera in cameras}
+    depths = {c: observation[name].squeeze(-3) for c, name in names.items() if name in observation}
+    for camera, depth in depths.items():
+        if float(depth[0].median()) > FARTHEST_MEDIAN:  # one picture tells
             raise ValueError(
-                f"half of the depth of camera {name!r} lies beyond {FARTHEST_MEDIAN:.0f} m, so it "
-                "seems to be in millimetres; train with --dataset.depth_output_unit=m"
+                f"half of the depth of camera {camera!r} lies beyond {FARTHEST_MEDIAN:.0f} m, so "
+                "it seems to be in millimetres; train with --dataset.depth_output_unit=m"
             )
-    return images, depths
+    return depths

@@ -34,6 +34,7 @@ policy.objective = "regression"
 [policies.e0]
 objective = "e0"
 denoising_steps = 2
+viewpoint_augmentation.embedding = true
 [policies.regression]
 objective = "regression"
 [held_out]

@@ -71,6 +71,7 @@ def test_a_policy_has_the_shared_settings_and_its_own(tmp_path: Path) -> None:
         ("steps = 2", "steps = 2\nlog_frequency = 1", r"\[training\]: .*log_frequency"),
         ('proprioception = "compact"', "images = 2", r"\[environment\] has unknown images"),
         ("[held_out]", '[told]\npolicies = ["z"]\n[held_out]', r"\[told\] names the policy 'z'"),
+        ("[held_out]", '[told]\npolicies = ["a"]\n[held_out]', r"\[told\] .*embedding = true"),
         ("steps = 2", "steps = 0", r"\[training\] needs steps"),
         ('objective = "e0"', 'objektive = "e0"', r"\[policies.a\] .* has unknown objektive"),
         ('objective = "e0"', 'objective = "e1"', r"\[policies.a\]: unknown objective 'e1'; known"),

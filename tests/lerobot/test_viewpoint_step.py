@@ -9,6 +9,7 @@ import draccus
 import pytest
 import torch
 from lerobot.policies import make_pre_post_processors
+from lerobot.utils.constants import OBS_IMAGES
 from small_dataset import CAMERA, build, collate, make_config, metadata
 
 from e0.viewpoint import CameraGeometry, Perturbation
@@ -154,6 +155,9 @@ def test_an_environment_tells_how_its_cameras_moved(raw: dict[str, Any]) -> None
     torch.testing.assert_close(told({CAMERA: raw[CAMERA]})[VIEWPOINT], expected)
     home, _ = ManiSkillEnvConfig(tell_camera_shift=True).get_env_processors()
     assert (home({CAMERA: raw[CAMERA]})[VIEWPOINT] == torch.eye(NUMBERS)[-1]).all()
+    wrist = told({f"{OBS_IMAGES}.hand_camera": raw[CAMERA], CAMERA: raw[CAMERA]})[VIEWPOINT]
+    assert torch.equal(wrist[:, :NUMBERS], expected), "cameras go by their names"
+    assert (wrist[:, NUMBERS:] == torch.eye(NUMBERS)[-1]).all(), "the one on the wrist stayed"
     silent, _ = ManiSkillEnvConfig(camera_shift=shift).get_env_processors()
     assert VIEWPOINT not in silent({CAMERA: raw[CAMERA]})
 

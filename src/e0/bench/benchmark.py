@@ -26,7 +26,6 @@ from e0.bench.closed_loop import Assignment, RunnerSettings, episode_pool, evalu
 from e0.bench.environments import EnvironmentSettings, environment_names, open_environment
 from e0.bench.episodes import (
     INPUT_CONTROLS,
-    NO_CONTROL,
     EpisodeJob,
     EpisodeLog,
     EpisodeResult,
@@ -144,7 +143,7 @@ def _measure(
 ) -> tuple[dict[str, Any], list[str], list[EpisodeResult]]:
     """Run what is missing; the record, the names of all tasks, and the episodes asked for."""
     for task in settings.tasks:
-        for control in (NO_CONTROL, *settings.controls):
+        for control in ("none", *settings.controls):
             settings.environment.changed(changed_options(control)).config(task)
     recorded = _read_record(settings.out)
     checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))

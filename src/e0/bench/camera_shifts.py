@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from e0.bench.episodes import NO_CONTROL
 from e0_maniskill.cameras import CameraShift
 
 OPTION = "camera_shift="
@@ -15,7 +14,7 @@ AXES = ("azimuth", "elevation", "radius")
 
 def shift_of(control: str) -> CameraShift | None:
     """The camera's shift under a control; none at all as usual, None for other controls."""
-    if control == NO_CONTROL:
+    if control == "none":
         return HOME
     given = [option for option in control.split() if option.startswith(OPTION)]
     return CameraShift.parse(given[0].removeprefix(OPTION)) if given else None

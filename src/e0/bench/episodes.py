@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-NO_CONTROL = "none"
 INPUT_CONTROLS = ("blackout", "instruction")
 
 
@@ -33,7 +32,7 @@ class EpisodeJob:
 
 def changed_options(control: str) -> tuple[str, ...]:
     """The options of the environment that a control changes, separated by blanks in its name."""
-    return () if control in (NO_CONTROL, *INPUT_CONTROLS) else tuple(control.split())
+    return () if control in ("none", *INPUT_CONTROLS) else tuple(control.split())
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,11 @@ def _check_sections(recipe: Recipe) -> None:
                 raise RecipeError(
                     f"[told] names the policy {label!r}; there are {', '.join(recipe.policies)}"
                 )
+            if not recipe.policy(label).get("viewpoint_augmentation", {}).get("embedding"):
+                raise RecipeError(
+                    f"[told] names the policy {label!r}, which cannot be told: set its "
+                    "viewpoint_augmentation.embedding = true"
+                )
     if not recipe.policies:
         raise RecipeError("[policies.LABEL] is missing: give at least one policy")
 

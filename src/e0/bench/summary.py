@@ -53,15 +53,7 @@ def summarize(
     return {
         "policies": {policy: _policy_facts(episodes, policy) for policy in policies},
         "rates": _rates(episodes, policies, tasks, ("none", *controls)),
-        "comparisons": _comparisons(
-            [
-                (
-                    {"first": first, "second": second},
-                    (_outcomes(episodes, first, "none"), _outcomes(episodes, second, "none")),
-                )
-                for first, second in combinations(policies, 2)
-            ]
-        ),
+        "comparisons": _comparisons(_pairs(episodes, policies, "none")),
         "controls": _comparisons(
             [
                 (
@@ -79,18 +71,21 @@ def summarize(
 def _moved(
     episodes: Sequence[EpisodeResult], policies: Sequence[str], controls: Sequence[str]
 ) -> dict[str, Any]:
-    rows = []
-    for control in filter(is_moved, controls):
-        rows += _comparisons(_pairs(episodes, policies, control))
+    rows = [
+        {"control": control} | row
+        for control in filter(is_moved, controls)
+        for row in _comparisons(_pairs(episodes, policies, control))
+    ]
     return {"moved": rows} if any(map(is_moved, controls)) else {}
 
 
 def _pairs(
     episodes: Sequence[EpisodeResult], policies: Sequence[str], control: str
 ) -> list[tuple[dict[str, str], tuple[Outcomes, Outcomes]]]:
+    """The outcomes of every two policies under a control."""
     return [
         (
-            {"control": control, "first": first, "second": second},
+            {"first": first, "second": second},
             (_outcomes(episodes, first, control), _outcomes(episodes, second, control)),
         )
         for first, second in combinations(policies, 2)

@@ -102,7 +102,7 @@ def train(
             flags = [f"--config_path={config}", "--resume=true"]
         else:
             shutil.rmtree(directory, ignore_errors=True)  # cut short before its first checkpoint
-            config = directory.with_name(directory.name + ".json")
+            config = directory.with_suffix(".json")
             write_json(config, _as_data(settings) | {"output_dir": str(directory)})
             flags = [f"--config_path={config}"]
         with _process(flags, file, threads) as process:

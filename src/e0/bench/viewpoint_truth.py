@@ -173,8 +173,8 @@ def markdown_table(summary: list[dict[str, Any]]) -> str:
 
 
 def cost_table(results: dict[str, Any]) -> str:
-    """What 64 pictures take, beside the libraries' warps."""
-    machine = results["machine"]
+    """What 64 pictures take, beside the libraries' warps and beside a training step."""
+    machine, training = results["machine"], results["training"]
     lines = [
         f"64 pictures of 224² px, each moved in its own way, on {machine['device']}, "
         f"{machine['threads']} threads, torch {machine['torch']}:\n",
@@ -184,14 +184,11 @@ def cost_table(results: dict[str, Any]) -> str:
             f"| {row['method']} | {row['milliseconds']:.1f} | {row['ratio_to_table_plane']:.2f} |"
             for row in results["costs"]
         ),
+        "",
+        f"Augmenting 64 pictures of 128² px for a training step: {training['augmentation_ms']:.1f} "
+        f"ms, the step {training['step_ms']:.1f} ms (`tiny`): {100 * training['share']:.1f} % of "
+        "both.",
     ]
-    if "training" in results:
-        row = results["training"]
-        lines += [
-            "",
-            f"Augmenting 64 pictures of 128² px for a training step: {row['augmentation_ms']:.1f} "
-            f"ms, the step {row['step_ms']:.1f} ms (`tiny`): {100 * row['share']:.1f} % of both.",
-        ]
     return "\n".join(lines) + "\n"
 
 

@@ -89,7 +89,7 @@ class ViewpointAugmentation:
             drawn = self.bounds.draw(count, generator, device)
             movements[name] = drawn.where(chosen)
             depth = (depths or {}).get(name)
-            moved[name] = self._move(name, pictures, depth, movements[name], chosen)
+            moved[name] = self._move(name, pictures, depth, movements[name], chosen.nonzero()[:, 0])
         return moved, movements
 
     def _move(
@@ -98,10 +98,9 @@ class ViewpointAugmentation:
         pictures: Tensor,
         depth: Tensor | None,
         movement: Perturbation,
-        chosen: Tensor,
+        rows: Tensor,
     ) -> Tensor:
-        """The pictures with those of the chosen samples moved."""
-        rows = chosen.nonzero()[:, 0]
+        """The pictures with those of some rows moved."""
         if len(rows) == 0:
             return pictures
         geometry = self._geometry(name)
@@ -118,10 +117,7 @@ class ViewpointAugmentation:
             plane=geometry.plane,
             fill=self.fill,
         )
-        others = (~chosen).nonzero()[:, 0]
-        moved = torch.empty_like(pictures)
-        moved.index_copy_(0, rows, images.view(len(rows), *pictures.shape[1:]))
-        return moved.index_copy_(0, others, pictures[others])
+        return pictures.index_copy(0, rows, images.view(len(rows), *pictures.shape[1:]))
 
     def _geometry(self, name: str) -> CameraGeometry:
         if name not in self.cameras and name not in self._told:
