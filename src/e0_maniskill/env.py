@@ -58,6 +58,10 @@ class ManiSkillEnv(gymnasium.Env):
     which has none, 1 on success. Every reset rebuilds the scene, so that the same seed gives the
     same episode bit by bit, whatever happened before.
 
+    `blind` may be set at any time: observations then carry black pictures and depth 0 while the
+    simulation goes on. Drawing is most of a step's time on a CPU, and a policy that still has
+    actions of its chunk to give looks at nothing.
+
     Args:
         task: a name in `TASKS`.
         cameras: fixed cameras by name; `default_cameras(task)` if None.
@@ -115,6 +119,7 @@ class ManiSkillEnv(gymnasium.Env):
         self._state_size = GOAL_SIZE + (MAX_OBJECTS * POSE_SIZE if state_only else 0)
         self.observation_space = self._make_observation_space()
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        self.blind = False
         self._sensors: Mapping[str, Any] = {}
         self._steps: int | None = None
         self._frame = np.zeros((_EMPTY_FRAME_SIZE, _EMPTY_FRAME_SIZE, 3), np.uint8)
@@ -249,6 +254,12 @@ class ManiSkillEnv(gymnasium.Env):
             "agent_pos": self._agent_pos(),
             "environment_state": self._environment_state(),
         }
+        if self.blind:
+            return observation | {
+                kind: {name: np.zeros(box.shape, box.dtype) for name, box in boxes.items()}
+                for kind, boxes in self.observation_space.items()
+                if isinstance(boxes, spaces.Dict)
+            }
         if not self._state_only:
             observation["pixels"] = pictures = take_pictures(self.simulator, self._sensors)
             self._frame = next(iter(pictures.values()))

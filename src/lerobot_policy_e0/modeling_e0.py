@@ -243,6 +243,11 @@ class E0Policy(PreTrainedPolicy):
             self._queue.extend(self.last_chunk.actions[:, : self.config.n_action_steps].unbind(1))
         return self._queue.popleft()
 
+    @property
+    def actions_left(self) -> int:
+        """How many actions `select_action` gives before it looks at an observation again."""
+        return len(self._queue)
+
     def _observation(self, batch: dict[str, Any]) -> Observation:
         """Pick this policy's features out of a LeRobot batch; name what is missing."""
         cameras = self.model.settings.cameras

@@ -74,6 +74,25 @@ def test_result_follows_from_the_job_alone(runner: Runner) -> None:
     assert len({result.total_reward for result in results}) == len(JOBS)
 
 
+def test_pictures_that_nobody_looks_at_are_not_taken(
+    rendering: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The episode is the same bit by bit as with a picture at every step."""
+    seeing = EnvironmentSettings(
+        "maniskill", ("proprioception=compact", "image_size=32", f"episode_length={LENGTH}")
+    )
+    checkpoint = save_policy(tmp_path, state_size=3, image_size=32)
+    runner = Runner(RunnerSettings(checkpoint, seeing, denoising_steps=2))
+    seen = watch(runner, monkeypatch)
+    sparing = run(runner, JOBS[0])
+    lit = [bool(batch[IMAGE].any()) for batch in seen]
+    steps = runner.policy.config.n_action_steps
+    assert lit == [step % steps == 0 for step in range(LENGTH)]
+    monkeypatch.setattr(Runner, "_looks_next", lambda *_: True)
+    assert run(runner, JOBS[0]) == sparing
+    assert all(bool(b[IMAGE].any()) for b in seen[LENGTH:])
+
+
 def test_noise_of_the_policy_follows_the_seed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

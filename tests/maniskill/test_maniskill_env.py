@@ -41,6 +41,23 @@ def seeing(rendering: None) -> Iterator[ManiSkillEnv]:
     env.close()
 
 
+def test_a_blind_step_is_a_step(seeing: ManiSkillEnv) -> None:
+    """Black pictures while blind; afterwards everything is as if it had looked."""
+    observations = []
+    for blind in (False, True):
+        seeing.reset(seed=4)
+        seeing.blind = blind
+        during = seeing.step(LIFT)[0]
+        seeing.blind = False
+        observations.append((during, seeing.step(LIFT)[0]))
+    (seen, after), (unseen, after_unseen) = observations
+    assert seeing.observation_space.contains(unseen)
+    for name, picture in unseen["pixels"].items():
+        assert seen["pixels"][name].any() and not picture.any()
+    np.testing.assert_array_equal(seen["agent_pos"], unseen["agent_pos"])
+    assert_same(after, after_unseen)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_state_only_observations(task: str) -> None:
     env = ManiSkillEnv(task, state_only=True)

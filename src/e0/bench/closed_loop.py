@@ -129,7 +129,9 @@ class Runner:
                 told or environment.instruction,
                 blackout=job.control == "blackout",
             )
-            step = environment.step(self._act(environment, batch, progress))
+            action = self._act(environment, batch, progress)
+            look = clip is not None or self._looks_next(job)
+            step = environment.step(action, look=look)
             observation, ended = step.observation, step.ended
             progress.steps += 1
             progress.total_reward += step.reward
@@ -172,6 +174,11 @@ class Runner:
                 progress.entropy.append(float(after.entropy.float().mean()))
         _, finish = self._processors_of(environment)
         return finish({ACTION: self.postprocess(action)})[ACTION].to("cpu").numpy()
+
+    def _looks_next(self, job: EpisodeJob) -> bool:
+        """Whether the next observation's pictures matter: E0 policies tell how many actions of
+        their chunk are left, others may look at any time."""
+        return job.control != "blackout" and getattr(self.policy, "actions_left", 0) == 0
 
     def _processors_of(self, environment: Environment) -> tuple[Any, Any]:
         """LeRobot's pre- and post-processor of an environment, kept."""
@@ -279,10 +286,14 @@ _runner: Runner | None = None
 
 def _run(assignment: Assignment) -> EpisodeResult:
     """In a worker: run an episode with the policy of the last one, or load another."""
+    from e0_maniskill.collection import spare_garbage_collector
+
     global _runner
     if _runner is None or _runner.settings != assignment.settings:
         _runner = None  # two large policies may not fit
         _runner = Runner(assignment.settings)
+        if assignment.settings.environment.type == "maniskill":
+            spare_garbage_collector()
     return _runner.run(assignment)
 
 

@@ -129,6 +129,7 @@ class Environment:
         self.config = settings.config(name)
         self.vector = vector
         self.step_limit = int(vector.call("_max_episode_steps")[0])
+        self._can_be_blind = self._attribute("blind", None) is not None
         self._steps = 0
 
     @property
@@ -149,11 +150,16 @@ class Environment:
             # LIBERO takes its initial states in turn; let the seed name them.
             self.vector.set_attr("init_state_id", seed)
         self._steps = 0
+        if self._can_be_blind:
+            self.vector.set_attr("blind", False)
         return self.vector.reset(seed=[seed], options={NEW_ROLLOUT_OPTION: True})[0]
 
-    def step(self, action: np.ndarray) -> Step:
-        """Take an action (1, D)."""
+    def step(self, action: np.ndarray, *, look: bool = True) -> Step:
+        """Take an action (1, D). Without `look` the observation that follows won't be looked at,
+        and an environment that can save itself the pictures does (`ManiSkillEnv.blind`)."""
         taken = self._within_bounds(action)
+        if self._can_be_blind:
+            self.vector.set_attr("blind", not look)
         observation, reward, terminated, truncated, info = self.vector.step(taken)
         self._steps += 1
         # The vector environment may have reset its member already.
