@@ -254,19 +254,24 @@ class ManiSkillEnv(gymnasium.Env):
             "agent_pos": self._agent_pos(),
             "environment_state": self._environment_state(),
         }
-        if self.blind:
-            return observation | {
-                kind: {name: np.zeros(box.shape, box.dtype) for name, box in boxes.items()}
-                for kind, boxes in self.observation_space.items()
-                if isinstance(boxes, spaces.Dict)
-            }
         if not self._state_only:
-            observation["pixels"] = pictures = take_pictures(self.simulator, self._sensors)
-            self._frame = next(iter(pictures.values()))
+            observation["pixels"] = self._pictures()
         if self._depth:
-            fixed = {name: self._sensors[name] for name in self._cameras}
-            observation["depth"] = measure_depth(fixed)
+            observation["depth"] = self._depths()
         return observation
+
+    def _pictures(self) -> dict[str, np.ndarray]:
+        if self.blind:
+            sizes = {name: (c.height, c.width, 3) for name, c in self._all_cameras().items()}
+            return {name: np.zeros(size, np.uint8) for name, size in sizes.items()}
+        pictures = take_pictures(self.simulator, self._sensors)
+        self._frame = next(iter(pictures.values()))
+        return pictures
+
+    def _depths(self) -> dict[str, np.ndarray]:
+        if self.blind:
+            return {n: np.zeros((c.height, c.width), np.uint16) for n, c in self._cameras.items()}
+        return measure_depth({name: self._sensors[name] for name in self._cameras})
 
     def _agent_pos(self) -> np.ndarray:
         agent = self.simulator.agent
