@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
+from sapien.render import RenderBodyComponent
 
-from e0_maniskill import TASKS, Camera, CameraShift, ManiSkillEnv
+from e0_maniskill import TASKS, Camera, CameraShift, ManiSkillEnv, sensors
 from e0_maniskill.experts import Expert
 
 LIFT = np.array([0, 0, 0.3, 0, 0, 0, 1], np.float32)
@@ -56,6 +58,45 @@ def test_a_blind_step_is_a_step(seeing: ManiSkillEnv) -> None:
         assert seen["pixels"][name].any() and not picture.any()
     np.testing.assert_array_equal(seen["agent_pos"], unseen["agent_pos"])
     assert_same(after, after_unseen)
+
+
+@pytest.mark.parametrize(
+    ("task", "hand_camera", "shift"),
+    [
+        ("PickCube-v1", False, CameraShift()),
+        ("PegInsertionSide-v1", True, CameraShift()),
+        ("PushCube-v1", False, CameraShift(30, -10, 1.2, 10)),
+    ],
+)
+def test_what_no_camera_sees_is_not_drawn(
+    rendering: None,
+    task: str,
+    hand_camera: bool,
+    shift: CameraShift,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pictures and depth are those of the whole scene, which afterwards is whole again."""
+    env = ManiSkillEnv(task, hand_camera=hand_camera, camera_shift=shift, depth=True)
+    env.reset(seed=3)
+    parts = [
+        body
+        for entity in env.simulator.scene.sub_scenes[0].entities
+        if (body := entity.find_component_by_type(RenderBodyComponent)) is not None
+    ]
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        observation = env.step(generator.uniform(-1, 1, 7).astype(np.float32))[0]
+        shown = [body.visibility for body in parts]
+        with sensors._without_unseen(env.simulator, env._sensors):
+            assert [body.visibility for body in parts] < shown, "nothing was left out"
+        assert [body.visibility for body in parts] == shown
+        with monkeypatch.context() as patch:
+            patch.setattr(sensors, "_without_unseen", lambda *_: nullcontext())
+            whole = sensors.take_pictures(env.simulator, env._sensors)
+            depth = sensors.measure_depth({name: env._sensors[name] for name in env._cameras})
+        assert_same(observation["pixels"], whole)
+        assert_same(observation["depth"], depth)
+    env.close()
 
 
 @pytest.mark.parametrize("task", TASKS)
