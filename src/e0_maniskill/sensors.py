@@ -72,8 +72,8 @@ def take_pictures(simulator: Any, sensors: Sensors) -> dict[str, np.ndarray]:
 def _without_unseen(simulator: Any, sensors: Sensors) -> Iterator[None]:
     """Within this context, bodies that no camera can see are not drawn.
 
-    Most of a Panda's 135 000 triangles lie outside of a camera that looks at the table, and drawing
-    them in vain doubles the cost of a picture on a CPU.
+    Most of a Panda's 135 000 triangles lie outside of a camera that looks at the table; on a CPU,
+    drawing them in vain is up to a third of a picture's cost.
     """
     from sapien.render import RenderBodyComponent
 
