@@ -1,5 +1,6 @@
 """Collecting: the selection follows from the seeds alone, through kills, deaths and resumes."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from e0_maniskill.collection import (
     collect_episodes,
     expert_success,
     numbers_per_task,
+    spare_garbage_collector,
 )
 from e0_maniskill.episodes import Episode, load_episode, run_expert
 from e0_maniskill.selection import Outcome, Progress
@@ -177,6 +180,23 @@ def test_collecting_pictures(tmp_path: Path, rendering: None) -> None:
 
 def test_expert_success_by_seed() -> None:
     assert expert_success(TASK, [SEED, SEED + 1], workers=1) == {SEED: True, SEED + 1: True}
+
+
+def test_imports_are_spared_by_the_garbage_collector_and_garbage_is_not() -> None:
+    class Scene:
+        """Refers to itself, as ManiSkill's scenes do, so that only the collector frees it."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+    try:
+        spare_garbage_collector()
+        assert not any(module is pytest for module in gc.get_objects())
+        scene = weakref.ref(Scene())
+        gc.collect()
+        assert scene() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_numbers_per_task() -> None:
