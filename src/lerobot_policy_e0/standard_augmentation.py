@@ -67,7 +67,7 @@ def _transform(size: torch.Size, *, geometry: bool) -> v2.Transform:
 
 @ProcessorStepRegistry.register(name="standard_augmentation")
 class StandardAugmentationStep(ImageStep):
-    """Augments batches that hold actions, which is training; others pass as they are.
+    """Augments training batches (`ImageStep.is_training`); others pass as they are.
 
     settings: `StandardAugmentation`, or its fields as a dictionary.
     """

@@ -78,8 +78,9 @@ class ImageStep(ObservationProcessorStep):
     """A step that changes observations and none of their names and shapes."""
 
     def is_training(self) -> bool:
-        """Whether the present batch holds actions."""
-        return self.transition.get(TransitionKey.ACTION) is not None
+        """Whether the present batch is one to learn from: it holds actions, and gradients are on,
+        which LeRobot turns off where it validates and evaluates."""
+        return self.transition.get(TransitionKey.ACTION) is not None and torch.is_grad_enabled()
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
@@ -89,7 +90,7 @@ class ImageStep(ObservationProcessorStep):
 
 @ProcessorStepRegistry.register(name="viewpoint_augmentation")
 class ViewpointAugmentationStep(ImageStep):
-    """Augments batches that hold actions, which is training; others pass as they are.
+    """Augments training batches (`ImageStep.is_training`); others pass as they are.
 
     Runs on whole batches on their device. A camera whose depth is there, as
     `observation.images.NAME_depth` in metres, is moved by depth. settings: `ViewpointSettings`, or

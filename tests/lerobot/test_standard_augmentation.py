@@ -10,6 +10,7 @@ import torch
 from lerobot.policies import make_pre_post_processors
 from small_dataset import CAMERA, build, collate, make_config
 
+from e0.bench.action_error import action_error
 from lerobot_policy_e0.standard_augmentation import StandardAugmentation
 
 
@@ -31,11 +32,25 @@ def test_training_batches_change_and_others_do_not(
     assert changed.min() >= 0 and changed.max() <= 1
     seen = {name: value for name, value in raw.items() if not name.startswith("action")}
     assert torch.equal(preprocess(seen)[CAMERA], raw[CAMERA])
+    with torch.no_grad():  # as LeRobot computes the loss on its validation split
+        assert torch.equal(preprocess(dict(raw))[CAMERA], raw[CAMERA])
     for part in (policy, preprocess, postprocess):
         part.save_pretrained(tmp_path)
     loaded, _ = make_pre_post_processors(policy.config, pretrained_path=str(tmp_path))
     torch.manual_seed(0)
     assert torch.equal(loaded(dict(raw))[CAMERA], changed)
+
+
+def test_the_error_on_demonstrations_is_measured_on_pictures_as_they_are(
+    image_dataset: Path, tmp_path: Path
+) -> None:
+    errors = []
+    for name, probability in (("augmented", 1.0), ("plain", 0.0)):
+        augmentation = StandardAugmentation(probability=probability)
+        for part in build(image_dataset, standard_augmentation=augmentation):
+            part.save_pretrained(tmp_path / name)
+        errors.append(action_error(tmp_path / name, image_dataset))
+    assert errors[0] == errors[1]
 
 
 def test_probability_is_the_share_of_samples() -> None:

@@ -14,6 +14,7 @@ SEED = 0
 BATCH = 64
 
 
+@torch.no_grad()  # which also keeps pictures from being augmented
 def action_error(checkpoint: Path, dataset: Path, description: str = "") -> dict[str, float]:
     """Mean absolute error over the real steps and dimensions of all chunks, in action units.
 
