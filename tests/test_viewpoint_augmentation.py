@@ -15,6 +15,7 @@ from e0.viewpoint import (
     Plane,
     ViewpointAugmentation,
     intrinsics,
+    perturb_light,
     perturb_viewpoint,
 )
 
@@ -99,7 +100,12 @@ def test_an_unknown_camera_is_assumed_and_said_so_once(caplog: pytest.LogCapture
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"probability": 1.5}, "probability must lie"), ({"fill": "zeros"}, "known: reflect")],
+    [
+        ({"probability": 1.5}, "probability must lie"),
+        ({"fill": "zeros"}, "known: reflect"),
+        ({"light": -0.1}, "light must be a share of brightness"),
+        ({"light": float("nan")}, "light must be a share of brightness"),
+    ],
 )
 def test_impossible_settings_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -110,3 +116,31 @@ def test_impossible_settings_are_refused(arguments: dict, message: str) -> None:
 def test_cameras_that_are_not_there_are_named(setting: dict) -> None:
     with pytest.raises(ValueError, match=r"names the cameras \['hand'\], the batch has \['base'\]"):
         ViewpointAugmentation(BOUNDS, **setting)({"base": pictures()})
+
+
+def test_light_changes_moved_pictures_smoothly_and_alike_for_a_sample() -> None:
+    dark, bright = (
+        ViewpointAugmentation(BOUNDS, 0.6, {"base": TABLE}, light=light) for light in (0.0, 0.4)
+    )
+    grey = {"base": torch.full((B, 2, 3, SIZE, SIZE), 0.5)}
+    plain, movements = dark(grey, generator=seeded())
+    lit, same_movements = bright(grey, generator=seeded())
+    assert torch.equal(movements["base"].azimuth, same_movements["base"].azimuth)
+    gain = lit["base"] / plain["base"]
+    still = movements["base"].azimuth == 0
+    assert (gain[still] == 1).all()
+    assert torch.equal(gain[:, 0], gain[:, 1])
+    assert 1 / 1.4 - 1e-5 <= gain.min() < 0.8 and 1.25 < gain.max() <= 1.4 + 1e-5
+    assert gain.diff(dim=-1).abs().max() < 4 * 0.7 / SIZE
+
+
+def test_light_is_drawn_anew_for_every_sample_and_stays_within_the_range_of_pictures() -> None:
+    images = pictures()
+    torch.testing.assert_close(perturb_light(images, 0.0, B), images)
+    lit = perturb_light(images, 0.5, B, seeded())
+    assert lit.min() >= 0 and lit.max() == 1
+    gain = (lit / images)[:, 0, 0, 0]
+    assert gain.unique().numel() > B // 2
+    assert torch.equal(lit, perturb_light(images, 0.5, B, seeded()))
+    with pytest.raises(ValueError, match="40 pictures cannot be shared among 3 samples"):
+        perturb_light(images, 0.5, 3)

@@ -33,6 +33,8 @@ class ViewpointSettings:
         either side; radius: share of the distance; distribution: uniform or normal.
     cameras: geometry by camera name, the part behind `observation.images.`. skip: cameras that are
         left alone. fill: reflect, constant or noise where nothing was seen.
+    light: how much brightness changes across moved pictures, smoothly and as a share, since from
+        another place a table's gloss is elsewhere; see `perturb_light`.
     depth: move a camera by its depth where the batch has it; by its plane if false.
     embedding: tell the policy how its cameras moved, in the feature `observation.viewpoint`: 5
         numbers a camera (`Perturbation.embedding`), cameras in the order of their names, all zero
@@ -49,6 +51,7 @@ class ViewpointSettings:
     cameras: dict[str, CameraGeometry] = field(default_factory=dict)
     skip: list[str] = field(default_factory=list)
     fill: str = "reflect"
+    light: float = 0.0
     depth: bool = True
     embedding: bool = False
     embedding_dropout: float = 0.5
@@ -70,7 +73,7 @@ class ViewpointSettings:
             self.azimuth, self.elevation, self.radius, self.roll, self.distribution
         )
         return ViewpointAugmentation(
-            bounds, self.probability, self.cameras, tuple(self.skip), self.fill
+            bounds, self.probability, self.cameras, tuple(self.skip), self.fill, self.light
         )
 
 

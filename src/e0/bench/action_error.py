@@ -29,7 +29,7 @@ def action_error(checkpoint: Path, dataset: Path, description: str = "") -> dict
 
     policy = E0Policy.from_pretrained(checkpoint)
     preprocess, postprocess = make_pre_post_processors(policy.config, str(checkpoint))
-    frames = _with_chunks(dataset, policy.config.horizon)
+    frames = frames_with_chunks(dataset, policy.config.horizon)
     loader = DataLoader(frames, batch_size=BATCH)
     generator = torch.Generator(policy.config.device or "cpu").manual_seed(SEED)
     tokenizer = policy.model.tokenizer
@@ -51,8 +51,8 @@ def _errors(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
     return (found.cpu() - wanted.cpu()).abs()[valid.cpu()]
 
 
-def _with_chunks(dataset: Path, horizon: int) -> Any:
-    """The dataset with a chunk of actions from every frame on."""
+def frames_with_chunks(dataset: Path, horizon: int) -> Any:
+    """A LeRobotDataset on this disk with a chunk of actions from every frame on."""
     from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 
     name = f"local/{dataset.name}"

@@ -16,6 +16,7 @@ from e0.viewpoint.geometry import (
     sapien_pose,
     to_extrinsics,
 )
+from e0.viewpoint.light import perturb_light
 from e0.viewpoint.warp import MovedImages, Plane, perturb_viewpoint
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "from_extrinsics",
     "intrinsics",
     "mujoco_pose",
+    "perturb_light",
     "perturb_viewpoint",
     "relative_motion",
     "sapien_pose",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from e0.viewpoint.geometry import Perturbation, PerturbationRange, intrinsics
+from e0.viewpoint.light import check_strength, perturb_light
 from e0.viewpoint.warp import FILLS, Plane, perturb_viewpoint
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class ViewpointAugmentation:
 
     cameras: geometry by camera name; one that is not named is assumed to have the default geometry,
     which is logged once. skip: names of cameras that are left alone, such as those on a wrist.
-    Raises ValueError for a probability outside [0, 1] and an unknown fill.
+    light: strength of `perturb_light`, which moved pictures go through; 0 is off. Raises ValueError
+    for a probability outside [0, 1], an unknown fill and a negative light.
     """
 
     bounds: PerturbationRange = field(default_factory=PerturbationRange)
@@ -51,6 +53,7 @@ class ViewpointAugmentation:
     cameras: Mapping[str, CameraGeometry] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
     fill: str = "reflect"
+    light: float = 0.0
     _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class ViewpointAugmentation:
             raise ValueError(f"probability must lie within [0, 1], got {self.probability}")
         if self.fill not in FILLS:
             raise ValueError(f"unknown fill {self.fill!r}; known: {', '.join(FILLS)}")
+        check_strength(self.light)
 
     def __call__(
         self,
@@ -89,7 +93,8 @@ class ViewpointAugmentation:
             drawn = self.bounds.draw(count, generator, device)
             movements[name] = drawn.where(chosen)
             depth = (depths or {}).get(name)
-            moved[name] = self._move(name, pictures, depth, movements[name], chosen.nonzero()[:, 0])
+            rows = chosen.nonzero()[:, 0]
+            moved[name] = self._move(name, pictures, depth, movements[name], rows, generator)
         return moved, movements
 
     def _move(
@@ -99,6 +104,7 @@ class ViewpointAugmentation:
         depth: Tensor | None,
         movement: Perturbation,
         rows: Tensor,
+        generator: torch.Generator | None,
     ) -> Tensor:
         """The pictures with those of some rows moved."""
         if len(rows) == 0:
@@ -117,6 +123,8 @@ class ViewpointAugmentation:
             plane=geometry.plane,
             fill=self.fill,
         )
+        if self.light > 0:
+            images = perturb_light(images, self.light, len(rows), generator)
         return pictures.index_copy(0, rows, images.view(len(rows), *pictures.shape[1:]))
 
     def _geometry(self, name: str) -> CameraGeometry:
