@@ -3,7 +3,7 @@
     python benchmarks/evidence.py
 
 What a results file is follows from its keys: of the token lab, of `e0 compare` (comparison.json),
-of `e0 bench` (summary.json) or of the viewpoint benchmark; others are left alone.
+of `e0 bench` (summary.json) or of the viewpoint benchmarks; others are left alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from e0.bench.files import write_text
 from e0.bench.shift_figure import shift_figure
 from e0.bench.summary import markdown
 from e0.bench.token_lab_report import draw_figure, markdown_tables
-from e0.bench.viewpoint_truth import viewpoint_tables
+from e0.bench.viewpoint_truth import gap_table, viewpoint_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -53,13 +53,15 @@ def tables(results: dict[str, Any]) -> str | None:
         return markdown(results)
     if "viewpoint" in results:
         return viewpoint_tables(results)
+    if "viewpoint_gap" in results:
+        return gap_table(results["viewpoint_gap"])
     return comparison_markdown(results) if "benchmark" in results else None
 
 
 def figures(results: dict[str, Any], name: str) -> None:
     """The figures of a results file; strips of pictures are drawn where they are rendered."""
     DOCS.mkdir(parents=True, exist_ok=True)
-    if "viewpoint" in results:
+    if "viewpoint" in results or "viewpoint_gap" in results:
         return
     if "rows" in results:
         draw_figure(results["rows"], results["settings"], DOCS / f"{name}.png")

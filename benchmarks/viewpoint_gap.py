@@ -6,7 +6,8 @@ For every policy of an `e0 compare`, the error of its chunks on held-out demonst
 home camera (`home`); on the same pictures warped by the table's plane (`warped`); on the same
 episodes seen by a camera that was really moved (`moved`); and on these pictures with the light of
 the warped ones (`relit`). Where `warped` is near `home` and `moved` is not, the policy has learned
-the warp and lacks what the warp leaves out; where `relit` is near `warped`, that is the light.
+the warp and lacks what the warp leaves out; where `relit` is near `warped`, that is something slow:
+light, or what stands above the plane and is warped to a wrong place.
 
 The error: how far the chunk's translations, added up, end from the expert's, in millimetres on the
 table; the mean over the episodes' first frames with its 95 % bootstrap interval.
@@ -30,6 +31,7 @@ from tqdm import tqdm
 
 from e0.bench.action_error import frames_with_chunks
 from e0.bench.files import write_json
+from e0.bench.viewpoint_truth import gap_table
 from e0.viewpoint import CameraGeometry, Perturbation, intrinsics, perturb_viewpoint
 from e0_maniskill.cameras import CameraShift
 from e0_maniskill.collection import CollectionSettings
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
     options = parser.parse_args(arguments)
     recipe = json.loads((options.comparison / "recipe.json").read_text())
-    horizon = recipe["training"]["policy"].get("horizon", E0Config.horizon)
+    horizon = recipe["training"].get("policy", {}).get("horizon", E0Config.horizon)
     home = first_frames(options.comparison / "held_out", horizon)
     scenes = all_pictures(recipe, home, horizon)
     rows: list[dict[str, Any]] = []
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
                 for task, values in chunk_errors(last, home, pictures).items()
             ]
     write_json(options.out, {"viewpoint_gap": rows})
-    print(table(rows))
+    print(gap_table(rows))
 
 
 def first_frames(dataset: Path, horizon: int) -> list[dict[str, Any]]:
@@ -170,20 +172,6 @@ def mean_with_interval(values: list[float]) -> dict[str, float]:
     interval = bootstrap((values,), np.mean, rng=0, method="percentile").confidence_interval
     mean, low, high = (round(float(v), 1) for v in (np.mean(values), *interval))
     return {"n": len(values), "mean": mean, "low": low, "high": high}
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        f"| {row['policy']} | {row['task']} | {row['pictures']} | {row['azimuth']:+.0f}° | "
-        f"{row['mean']:.0f} ({row['low']:.0f} to {row['high']:.0f}) | {row['n']} |"
-        for row in rows
-    ]
-    head = [
-        "| policy | instruction | pictures | azimuth | error, mm | n |",
-        "|---|---|---|---|---|---|",
-    ]
-    return "\n".join([*head, *lines])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ as an error of the geometry.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -195,3 +195,17 @@ def cost_table(results: dict[str, Any]) -> str:
 def viewpoint_tables(results: dict[str, Any]) -> str:
     """All tables of a results file of `benchmarks/viewpoint.py`."""
     return f"{markdown_table(summarize(results['viewpoint']))}\n{cost_table(results)}"
+
+
+def gap_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `benchmarks/viewpoint_gap.py` as Markdown."""
+    lines = [
+        f"| {row['policy']} | {row['task']} | {row['pictures']} | {row['azimuth']:+.0f}° | "
+        f"{row['mean']:.0f} ({row['low']:.0f} to {row['high']:.0f}) | {row['n']} |"
+        for row in rows
+    ]
+    head = [
+        "| policy | instruction | pictures | azimuth | error, mm | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *lines])
