@@ -49,6 +49,9 @@ class Collect:
     image_size: int | None = None
     """Pixels; the tasks' own size (128) if not given."""
     hand_camera: bool = False
+    camera_shift: str | None = None
+    """azimuth,elevation,radius,roll of the fixed cameras on the spheres around their targets, as in
+    15,5,1.1,0: degrees, degrees, a factor, degrees."""
     depth: bool = False
     """Store the fixed cameras' depth too, for viewpoint augmentation."""
     proprioception: str = "full"
@@ -90,13 +93,16 @@ Command = (
 
 def collect(command: Collect) -> None:
     """`e0 collect`."""
+    from e0_maniskill.cameras import CameraShift
     from e0_maniskill.collection import CollectionSettings
     from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
     if command.dry_run:
         dry_run(command)
         return
+    shift = command.camera_shift
     settings = CollectionSettings(
+        camera_shift=None if shift is None else CameraShift.parse(shift),
         image_size=command.image_size,
         hand_camera=command.hand_camera,
         depth=command.depth,

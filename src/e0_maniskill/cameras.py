@@ -131,6 +131,7 @@ _BASE_CAMERAS = {
     "PickCube-v1": Camera(eye=(0.5, 0.0, 0.45), target=(0.03, 0.0, 0.05), field_of_view=0.7),
     "PushCube-v1": Camera(eye=(0.5, 0.0, 0.45), target=(0.03, 0.0, 0.05), field_of_view=0.7),
     "StackCube-v1": Camera(eye=(0.5, 0.0, 0.65), target=(0.02, 0.0, 0.03), field_of_view=0.9),
+    "PlaceSphere-v1": Camera(eye=(0.45, 0.0, 0.45), target=(-0.02, 0.0, 0.05), field_of_view=0.6),
     "PegInsertionSide-v1": Camera(
         eye=(0.65, -0.45, 0.55), target=(0.0, -0.03, 0.06), field_of_view=0.9
     ),

@@ -1,5 +1,6 @@
 """One ManiSkill task as a plain Gymnasium environment: numpy in, numpy out, no batch dimension."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -324,10 +325,11 @@ def _make_simulator(task: Task, hand_camera: bool, state_only: bool) -> Any:
     backend = "none" if state_only else render_backend()
     if not state_only:
         keep_shaders_compiled(backend)
-    import mani_skill.envs  # noqa: F401  (registers the tasks)
+    import mani_skill.envs  # registers the tasks
 
     import e0_maniskill.named_cube  # noqa: F401  (registers ours)
 
+    mani_skill.logger.addFilter(_no_needless_warning)
     with allow_no_vulkan() if state_only else nullcontext():
         wrapped = gymnasium.make(
             task.name,
@@ -340,6 +342,12 @@ def _make_simulator(task: Task, hand_camera: bool, state_only: bool) -> Any:
             num_envs=1,
         )
     return wrapped.unwrapped
+
+
+def _no_needless_warning(record: logging.LogRecord) -> bool:
+    """ManiSkill tells at every reset that PlaceSphere-v1's objects have no pose before they get
+    theirs."""
+    return "No initial pose set" not in record.getMessage()
 
 
 def _pose(simulator: Any, name: str) -> np.ndarray:

@@ -249,6 +249,38 @@ def _free_yaw(scene: Scene, cube: Pose, neighbour: np.ndarray) -> float:
     return other if obstructed(nearest) and not obstructed(other) else nearest
 
 
+def _place_sphere(scene: Scene) -> Plan:
+    ball, socket = scene.pose("obj"), scene.pose("bin").position
+    simulator = scene.simulator
+    inside = socket + (simulator.radius + simulator.block_half_size[0]) * UP
+    # The ball looks the same from all sides, so the gripper keeps its own yaw.
+    rotation = scene.grasp_rotation(0.0, np.pi)
+    grasp = Pose(ball.position, rotation)
+
+    def over_socket(height: float) -> Callable[[], Pose]:
+        return lambda: scene.carry("obj", inside + height * UP, rotation)
+
+    yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT), tolerance=0.004)
+    yield Waypoint(
+        grasp.raised(0.05), CLOSED, position_tolerance=0.03, rotation_tolerance=_ANY_ROTATION
+    )
+    yield Waypoint(
+        over_socket(0.025), CLOSED, position_tolerance=0.004, rotation_tolerance=_ANY_ROTATION
+    )
+    yield Waypoint(
+        over_socket(0.001),
+        CLOSED,
+        position_tolerance=0.003,
+        rotation_tolerance=_ANY_ROTATION,
+        max_steps=12,
+        speed=0.3,
+    )
+    yield Waypoint(over_socket(0.001), OPEN, min_steps=3, max_steps=3, speed=0.01, delicate=True)
+    yield Waypoint(
+        lambda: scene.tool().raised(_APPROACH_HEIGHT), OPEN, position_tolerance=0, max_steps=30
+    )
+
+
 def _insert_peg(scene: Scene) -> Plan:
     peg, goal = scene.pose("peg"), scene.pose("goal_pose")
     half_length = float(scene.simulator.peg_half_sizes[0, 0])
@@ -353,6 +385,7 @@ _PLANS: dict[str, Callable[[Scene], Plan]] = {
     "PickCube-v1": _pick_cube,
     "PushCube-v1": _push_cube,
     "StackCube-v1": _stack_cube,
+    "PlaceSphere-v1": _place_sphere,
     "PegInsertionSide-v1": _insert_peg,
     "PlugCharger-v1": _plug_charger,
     "PickNamedCube-v1": _pick_named_cube,

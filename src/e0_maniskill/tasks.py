@@ -72,6 +72,13 @@ _ALL_TASKS = (
         objects=("cubeA", "cubeB"),
     ),
     Task(
+        name="PlaceSphere-v1",
+        instructions=("pick up the blue ball and place it in the bin",),
+        episode_length=50,
+        robot="panda",
+        objects=("obj", "bin"),
+    ),
+    Task(
         name="PegInsertionSide-v1",
         instructions=("pick up the peg and insert its orange end into the hole in the box",),
         episode_length=100,

@@ -1,5 +1,6 @@
 """The command `e0`: what it prints, and that errors are a line of text, not a traceback."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from safetensors.torch import save_file
 
 from e0 import cli
+from e0_maniskill import CameraShift, default_cameras, find_task
 from made_weights import pi_weights, write_tokenizer
 
 
@@ -86,6 +88,25 @@ def test_wrong_arguments_are_refused(
     code, _, err = run_here(arguments, monkeypatch, capsys)
     assert code == 2
     assert "Traceback" not in err
+
+
+def test_demonstrations_from_a_moved_camera(
+    rendering: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["collect", "--tasks", "PushCube-v1", "--episodes=1", "--workers=1"]
+    arguments += ["--image-size=32", f"--output={tmp_path / 'data'}"]
+    code, _, err = run_here([*arguments, "--camera-shift=15,5"], monkeypatch, capsys)
+    assert code == 1 and "a camera's shift is azimuth,elevation,radius,roll" in err
+    code, _, err = run_here([*arguments, "--camera-shift=15,5,1.1,3"], monkeypatch, capsys)
+    assert code == 0, err
+    record = json.loads((tmp_path / "data/meta/collection.json").read_text())
+    home = default_cameras(find_task("PushCube-v1"))["base_camera"]
+    moved = home.moved(CameraShift(15, 5, 1.1, 3)).resized(32)
+    kept = record["settings"]["PushCube-v1"]["cameras"]["base_camera"]
+    assert kept["eye"] == pytest.approx(moved.eye) and kept["roll"] == 3
 
 
 def test_output_in_use_is_said_and_left_alone(

@@ -1,6 +1,7 @@
 """A whole comparison in small: resumed, extended, and refused where it would mix results."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,26 @@ def test_a_further_policy_is_trained_alone(
         "regression",
         "flow",
     }
+
+
+def test_a_policy_may_have_an_encoding_of_its_own(
+    finished: tuple[ComparisonSettings, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings, _ = finished
+    for name in ("dataset", "held_out"):
+        shutil.copytree(settings.directory / name, tmp_path / "out" / name)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        RECIPE.replace('[policies.regression]\nobjective = "regression"\n', "").replace(
+            "steps = 1", "steps = 1\naugmented = true"
+        )
+    )
+    run_comparison(replace(settings, recipe=recipe, output=tmp_path / "out"))
+    pretrained = tmp_path / "out/pretrained/e0/checkpoints/000001/pretrained_model"
+    config = json.loads((pretrained / "config.json").read_text())
+    assert config["objective"] == "regression" and config["viewpoint_augmentation"]["embedding"]
+    trained = tmp_path / "out/train/e0/checkpoints/000002/pretrained_model"
+    assert json.loads((trained / "config.json").read_text())["prefix_from"] == str(pretrained)
 
 
 def test_another_recipe_is_refused(

@@ -62,6 +62,18 @@ def test_a_policy_has_the_shared_settings_and_its_own(tmp_path: Path) -> None:
     assert recipe.loop() == {"steps": 2, "batch_size": 4}
 
 
+def test_an_encoding_may_be_trained_under_its_policys_augmentation(tmp_path: Path) -> None:
+    augmentation = "viewpoint_augmentation.probability = 0.5\nstandard_augmentation = {}\n"
+    text = GOOD.replace("[policies.b]", f"{augmentation}[policies.b]")
+    pretraining = '[pretraining]\nsteps = 2\npolicy.objective = "regression"\n'
+    shared = {"device": "cpu", "horizon": 4, "objective": "regression"}
+    own = {"viewpoint_augmentation": {"probability": 0.5}, "standard_augmentation": {}}
+    plain = read_recipe(written(tmp_path, text + pretraining))
+    augmented = read_recipe(written(tmp_path, text + pretraining + "augmented = true\n"))
+    assert plain.pretrained_policy("a") == augmented.pretrained_policy("b") == shared
+    assert augmented.pretrained_policy("a") == shared | own
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -72,6 +84,16 @@ def test_a_policy_has_the_shared_settings_and_its_own(tmp_path: Path) -> None:
         ('proprioception = "compact"', "images = 2", r"\[environment\] has unknown images"),
         ("[held_out]", '[told]\npolicies = ["z"]\n[held_out]', r"\[told\] names the policy 'z'"),
         ("[held_out]", '[told]\npolicies = ["a"]\n[held_out]', r"\[told\] .*embedding = true"),
+        (
+            'proprioception = "compact"',
+            'camera_shift = "15,0,1,0"',
+            r"\[environment\] has unknown camera_shift; known: ",
+        ),
+        (
+            "[held_out]",
+            '[pretraining]\nsteps = 2\naugmented = "yes"\n[held_out]',
+            r"\[pretraining\] augmented must be true or false",
+        ),
         ("steps = 2", "steps = 0", r"\[training\] needs steps"),
         ('objective = "e0"', 'objektive = "e0"', r"\[policies.a\] .* has unknown objektive"),
         ('objective = "e0"', 'objective = "e1"', r"\[policies.a\]: unknown objective 'e1'; known"),

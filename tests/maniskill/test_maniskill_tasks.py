@@ -18,6 +18,7 @@ def test_limits_and_goals() -> None:
         "PickCube-v1": 50,
         "PushCube-v1": 50,
         "StackCube-v1": 50,
+        "PlaceSphere-v1": 50,
         "PegInsertionSide-v1": 100,
         "PlugCharger-v1": 200,
         "PickNamedCube-v1": 50,

@@ -57,8 +57,7 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     _collect(recipe, output / "dataset", recipe.dataset, settings.workers)
     held_out = {"tasks": recipe.dataset["tasks"], **recipe.held_out}
     _collect(recipe, output / "held_out", held_out, settings.workers)
-    prefix = _pretrain(recipe, output)
-    checkpoints = _train_all(recipe, output, prefix, settings.workers)
+    checkpoints = _train_all(recipe, output, settings.workers)
     policies = {
         label: _cost(output / "train" / label, checkpoint)
         | action_error(checkpoint, output / "held_out", f"Held-out error of {label}")
@@ -124,26 +123,24 @@ def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int
     collect_dataset(request, path, workers=workers)
 
 
-def _pretrain(recipe: Recipe, output: Path) -> dict[str, Any]:
-    """Settings with which a policy starts from the pretrained encoding, if the recipe has one."""
-    if recipe.pretraining is None:
-        return {}
-    loop = recipe.loop() | {"steps": recipe.pretraining["steps"]}
-    flags = local_training(output / "dataset", recipe.pretrained_policy(), loop)
-    return {"prefix_from": train(flags, output / "pretrained", description="Pretraining")}
-
-
-def _train_all(
-    recipe: Recipe, output: Path, prefix: dict[str, Any], workers: int
-) -> dict[str, Path]:
-    """The checkpoint of every policy. The trainings share nothing but the data."""
+def _train_all(recipe: Recipe, output: Path, workers: int) -> dict[str, Path]:
+    """The checkpoint of every policy. The trainings share nothing but the data, and the pretrained
+    encoding where the recipe has one for all."""
     threads = max(1, (os.cpu_count() or 1) // workers)
+    shared = {}
+    if recipe.pretraining is not None and not recipe.pretrains_augmented:
+        label = next(iter(recipe.policies))
+        shared = _pretrain(recipe, label, output, output / "pretrained", threads=None, position=0)
 
     def run(place: int, label: str) -> Path:
+        position, prefix = place % workers, shared
+        if recipe.pretrains_augmented:
+            directory = output / "pretrained" / label
+            prefix = _pretrain(recipe, label, output, directory, threads, position)
         policy = recipe.policy(label) | prefix
         flags = local_training(output / "dataset", policy, recipe.loop())
         directory = output / "train" / label
-        return train(flags, directory, threads=threads, description=label, position=place % workers)
+        return train(flags, directory, threads=threads, description=label, position=position)
 
     with ThreadPoolExecutor(workers) as pool:
         futures = {label: pool.submit(run, i, label) for i, label in enumerate(recipe.policies)}
@@ -152,6 +149,18 @@ def _train_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _pretrain(
+    recipe: Recipe, label: str, output: Path, directory: Path, threads: int | None, position: int
+) -> dict[str, Any]:
+    """Settings with which the policy `label` starts from its pretrained encoding."""
+    loop = recipe.loop() | {"steps": (recipe.pretraining or {})["steps"]}
+    flags = local_training(output / "dataset", recipe.pretrained_policy(label), loop)
+    checkpoint = train(
+        flags, directory, threads=threads, description="Pretraining", position=position
+    )
+    return {"prefix_from": checkpoint}
 
 
 def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:

@@ -5,7 +5,9 @@
 [training]           steps, batch_size and other flags of `lerobot-train`
 [training.policy]    settings of `lerobot_policy_e0.E0Config` that all policies share
 [pretraining]        optional: steps, and a table of policy settings. A policy of these, trained
-                     first, gives all others the encoding of observations that they start with
+                     first, gives all others the encoding of observations that they start with;
+                     with `augmented = true` each starts from one of its own, which was trained
+                     under its own augmentation
 [policies.LABEL]     settings in which this one differs
 [held_out]           episodes, seed: demonstrations that nothing is trained on
 [benchmark]          episodes, seed, ...: settings of `e0 bench`
@@ -30,6 +32,7 @@ OPTIONAL = ("pretraining", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
 DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps", "depth")
 HELD_OUT_KEYS = ("episodes", "seed")
+AUGMENTATIONS = ("viewpoint_augmentation", "standard_augmentation")
 OF_THE_COMPARISON = ("checkpoints", "labels", "out", "env", "env_options", "workers")
 
 
@@ -54,9 +57,17 @@ class Recipe:
         """All settings of a policy."""
         return self.training.get("policy", {}) | self.policies[label]
 
-    def pretrained_policy(self) -> dict[str, Any]:
-        """All settings of the policy that gives the others their encoding of observations."""
-        return self.training.get("policy", {}) | (self.pretraining or {}).get("policy", {})
+    @property
+    def pretrains_augmented(self) -> bool:
+        """Whether every policy has a pretrained encoding of its own, under its augmentation."""
+        return (self.pretraining or {}).get("augmented", False)
+
+    def pretrained_policy(self, label: str) -> dict[str, Any]:
+        """All settings of the policy that gives this one its encoding of observations."""
+        own = self.policies[label] if self.pretrains_augmented else {}
+        augmentation = {name: own[name] for name in AUGMENTATIONS if name in own}
+        shared = self.training.get("policy", {}) | (self.pretraining or {}).get("policy", {})
+        return shared | augmentation
 
     def loop(self) -> dict[str, Any]:
         """The settings of the training loop, without the policy's."""
@@ -79,9 +90,9 @@ def read_recipe(path: Path) -> Recipe:
         _check_sections(recipe)
         for label in recipe.policies:
             _check_policy(recipe, f"[policies.{label}]", recipe.policy(label))
-        if recipe.pretraining is not None:
-            _check_policy(recipe, "[pretraining.policy]", recipe.pretrained_policy())
-            _check_prefix(recipe)
+            if recipe.pretraining is not None:
+                _check_policy(recipe, "[pretraining.policy]", recipe.pretrained_policy(label))
+                _check_prefix(recipe, label)
         _check_seeds(recipe)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
@@ -92,16 +103,19 @@ def _check_sections(recipe: Recipe) -> None:
     from e0_maniskill.collection import CollectionSettings
 
     _require_keys("[dataset]", recipe.dataset, DATASET_KEYS, required=("tasks", "episodes", "seed"))
-    own = {field.name for field in fields(CollectionSettings)} - set(DATASET_KEYS) - {"cameras"}
-    _require_keys("[environment]", recipe.environment, own)
+    settings = {field.name for field in fields(CollectionSettings)}
+    own = settings - set(DATASET_KEYS) - {"cameras", "camera_shift"}
+    _require_keys("[environment]", recipe.environment, sorted(own))
     _require_keys("[held_out]", recipe.held_out, HELD_OUT_KEYS, required=HELD_OUT_KEYS)
     known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
     _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
         _require_count("[training]", recipe.training, name)
     if recipe.pretraining is not None:
-        _require_keys("[pretraining]", recipe.pretraining, ("steps", "policy"))
+        _require_keys("[pretraining]", recipe.pretraining, ("steps", "policy", "augmented"))
         _require_count("[pretraining]", recipe.pretraining, "steps")
+        if not isinstance(recipe.pretrains_augmented, bool):
+            raise RecipeError("[pretraining] augmented must be true or false")
     if recipe.told is not None:
         _require_keys("[told]", recipe.told, ("policies",), required=("policies",))
         for label in recipe.told["policies"]:
@@ -133,20 +147,19 @@ def _check_policy(recipe: Recipe, where: str, settings: dict[str, Any]) -> None:
         raise RecipeError(f"[training]: {error}") from error
 
 
-def _check_prefix(recipe: Recipe) -> None:
-    """All policies must encode observations as the pretrained one does (`Policy.copy_prefix`)."""
+def _check_prefix(recipe: Recipe, label: str) -> None:
+    """A policy must encode observations as its pretrained one does (`Policy.copy_prefix`)."""
     from lerobot_policy_e0 import E0Config
 
-    pretrained = E0Config(**recipe.pretrained_policy())
-    for label in recipe.policies:
-        policy = E0Config(**recipe.policy(label))
-        for name in ("preset", "use_instruction"):
-            own, given = getattr(policy, name), getattr(pretrained, name)
-            if own != given:
-                raise RecipeError(
-                    f"[policies.{label}] has {name} {own} and [pretraining.policy] {given}: it "
-                    "could not start from that policy"
-                )
+    policy = E0Config(**recipe.policy(label))
+    pretrained = E0Config(**recipe.pretrained_policy(label))
+    for name in ("preset", "use_instruction"):
+        own, given = getattr(policy, name), getattr(pretrained, name)
+        if own != given:
+            raise RecipeError(
+                f"[policies.{label}] has {name} {own} and [pretraining.policy] {given}: it "
+                "could not start from that policy"
+            )
 
 
 def _check_seeds(recipe: Recipe) -> None:
