@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from e0.viewpoint import (
@@ -139,6 +140,9 @@ def test_light_is_drawn_anew_for_every_sample_and_stays_within_the_range_of_pict
     torch.testing.assert_close(perturb_light(images, 0.0, B), images)
     lit = perturb_light(images, 0.5, B, seeded())
     assert lit.min() >= 0 and lit.max() == 1
+    drawn = torch.rand(B, 1, 4, 4, generator=seeded()) * 2 - 1
+    field = F.interpolate(1.5**drawn, SIZE, mode="bilinear", align_corners=True)
+    torch.testing.assert_close(lit, (images * field).clamp(max=1))
     gain = (lit / images)[:, 0, 0, 0]
     assert gain.unique().numel() > B // 2
     assert torch.equal(lit, perturb_light(images, 0.5, B, seeded()))

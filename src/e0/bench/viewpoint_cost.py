@@ -53,7 +53,8 @@ def measure_cost(device: torch.device, repetitions: int) -> list[dict[str, Any]]
 def measure_training(device: torch.device, repetitions: int) -> dict[str, Any]:
     """Milliseconds of a training step of the `tiny` policy (64 samples of one camera with 128² px,
     otherwise as by default) and of augmenting its pictures by the plane of a table, with
-    probability 0.8: medians of runs in turn, and the augmentation's share of both."""
+    probability 0.8, and with another light too: medians of runs in turn, and the augmentation's
+    share of both."""
     settings = PolicySettings(("front",), {"state": 4}, action_dim=7)
     policy = Policy(settings).to(device)
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
@@ -66,11 +67,16 @@ def measure_training(device: torch.device, repetitions: int) -> dict[str, Any]:
     words = encode_instructions(["push the cube"] * COUNT, 256, language.patch)
     actions, valid = actions.to(device), torch.ones(COUNT, settings.horizon, device=device).bool()
     geometry = CameraGeometry(40.0, 40.0, 0.6, table_offset=-0.05)
-    augment = ViewpointAugmentation(probability=0.8, cameras={"front": geometry})
-    taken: dict[str, list[float]] = {"augmentation": [], "step": []}
+    augment, relight = (
+        ViewpointAugmentation(probability=0.8, cameras={"front": geometry}, light=light)
+        for light in (0.0, 0.4)
+    )
+    taken: dict[str, list[float]] = {"augmentation": [], "with_light": [], "step": []}
     for run in range(repetitions + 2):
         times = [_now(device)]
-        moved, _ = augment({"front": pictures})
+        augment({"front": pictures})
+        times.append(_now(device))
+        moved, _ = relight({"front": pictures})
         times.append(_now(device))
         policy.loss(Observation(moved, state, words.to(device)), actions, valid).mean().backward()
         optimizer.step()
@@ -79,11 +85,13 @@ def measure_training(device: torch.device, repetitions: int) -> dict[str, Any]:
         if run >= 2:
             for name, (start, end) in zip(taken, pairwise(times), strict=True):
                 taken[name].append(1000 * (end - start))
-    augmentation, step = (median(times) for times in taken.values())
+    augmentation, with_light, step = (median(times) for times in taken.values())
     return {
         "augmentation_ms": round(augmentation, 2),
+        "with_light_ms": round(with_light, 2),
         "step_ms": round(step, 2),
         "share": round(augmentation / (augmentation + step), 4),
+        "share_with_light": round(with_light / (with_light + step), 4),
         "runs": repetitions,
     }
 

@@ -187,7 +187,8 @@ def cost_table(results: dict[str, Any]) -> str:
         "",
         f"Augmenting 64 pictures of 128² px for a training step: {training['augmentation_ms']:.1f} "
         f"ms, the step {training['step_ms']:.1f} ms (`tiny`): {100 * training['share']:.1f} % of "
-        "both.",
+        f"both. With light too: {training['with_light_ms']:.1f} ms, "
+        f"{100 * training['share_with_light']:.1f} %.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -93,8 +93,7 @@ class ViewpointAugmentation:
             drawn = self.bounds.draw(count, generator, device)
             movements[name] = drawn.where(chosen)
             depth = (depths or {}).get(name)
-            rows = chosen.nonzero()[:, 0]
-            moved[name] = self._move(name, pictures, depth, movements[name], rows, generator)
+            moved[name] = self._move(name, pictures, depth, movements[name], chosen, generator)
         return moved, movements
 
     def _move(
@@ -103,14 +102,15 @@ class ViewpointAugmentation:
         pictures: Tensor,
         depth: Tensor | None,
         movement: Perturbation,
-        rows: Tensor,
+        chosen: Tensor,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """The pictures with those of some rows moved."""
+        """The pictures with those of the samples `chosen` (B,) moved."""
+        rows, others = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
         if len(rows) == 0:
             return pictures
         geometry = self._geometry(name)
-        some = pictures[rows].flatten(0, -4)
+        some = pictures.index_select(0, rows).flatten(0, -4)
         frames = len(some) // len(rows)
         height, width = some.shape[-2:]
         images, _ = perturb_viewpoint(
@@ -125,7 +125,10 @@ class ViewpointAugmentation:
         )
         if self.light > 0:
             images = perturb_light(images, self.light, len(rows), generator)
-        return pictures.index_copy(0, rows, images.view(len(rows), *pictures.shape[1:]))
+        # Every picture is written once; copying all and then replacing some takes longer.
+        moved = torch.empty_like(pictures)
+        moved.index_copy_(0, rows, images.view(len(rows), *pictures.shape[1:]))
+        return moved.index_copy_(0, others, pictures.index_select(0, others))
 
     def _geometry(self, name: str) -> CameraGeometry:
         if name not in self.cameras and name not in self._told:

@@ -33,8 +33,16 @@ def perturb_light(
     shape = (count, 1, CELLS, CELLS)
     drawn = torch.rand(shape, generator=generator, device=images.device) * 2 - 1
     gain = (drawn * math.log1p(strength)).exp().to(images.dtype)
-    field = F.interpolate(gain, images.shape[-2:], mode="bilinear", align_corners=True)
+    down, across = (_weights(images, size) for size in images.shape[-2:])
+    # Bilinear, as two matrix products: faster than F.interpolate.
+    field = down.T @ gain @ across
     return (images * field.repeat_interleave(len(images) // count, 0)).clamp_(max=1.0)
+
+
+def _weights(images: Tensor, size: int) -> Tensor:
+    """Linear weights (CELLS, size) of the places along a side at each of its pixels."""
+    places = torch.eye(CELLS, dtype=images.dtype, device=images.device)
+    return F.interpolate(places[None], size, mode="linear", align_corners=True)[0]
 
 
 def check_strength(strength: float) -> None:
