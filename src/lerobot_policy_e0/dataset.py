@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +111,27 @@ def _decode_once(dataset: LeRobotDataset) -> dict[str, Tensor]:
     )
     colour = set(dataset.meta.camera_keys) - set(dataset.meta.depth_keys)
     columns: dict[str, Tensor] = {}
-    for index in tqdm(range(len(frames)), desc="Decoding frames", unit="frame"):
-        frame: dict[str, Any] = frames[index]  # pyright: ignore[reportAssignmentType]
-        for name, value in frame.items():
-            if not isinstance(value, Tensor):
-                continue
-            if name in colour and value.is_floating_point():
-                value = (value * 255).round().to(torch.uint8)
-            if name not in columns:
-                columns[name] = value.new_empty((len(frames), *value.shape))
-            columns[name][index] = value
+    with _one_thread():
+        for index in tqdm(range(len(frames)), desc="Decoding frames", unit="frame"):
+            frame: dict[str, Any] = frames[index]  # pyright: ignore[reportAssignmentType]
+            for name, value in frame.items():
+                if not isinstance(value, Tensor):
+                    continue
+                if name in colour and value.is_floating_point():
+                    value = (value * 255).round().to(torch.uint8)
+                if name not in columns:
+                    columns[name] = value.new_empty((len(frames), *value.shape))
+                columns[name][index] = value
     return columns
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Operations on single frames are short: several threads gain nothing, and where another
+    program keeps a core busy they wait for each other, twenty times as long as the work takes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
