@@ -207,27 +207,12 @@ def _stack_cube(scene: Scene) -> Plan:
     grasp = Pose(cube.position, scene.reaching(gripper_down(yaw), farther))
     top = base + _CUBE_SIZE * UP
 
-    def over_base(height: float) -> Callable[[], Pose]:
-        return lambda: scene.carry("cubeA", top + height * UP, grasp.rotation)
-
     yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT), tolerance=0.005)
     yield Waypoint(
         grasp.raised(0.07), CLOSED, position_tolerance=0.035, rotation_tolerance=_ANY_ROTATION
     )
-    yield Waypoint(
-        over_base(0.03), CLOSED, position_tolerance=0.006, rotation_tolerance=_ANY_ROTATION
-    )
-    yield Waypoint(
-        over_base(0.002),
-        CLOSED,
-        position_tolerance=0.004,
-        rotation_tolerance=_ANY_ROTATION,
-        max_steps=12,
-        speed=0.3,
-    )
-    yield Waypoint(over_base(0.001), OPEN, min_steps=3, max_steps=3, speed=0.01, delicate=True)
-    yield Waypoint(
-        lambda: scene.tool().raised(_APPROACH_HEIGHT), OPEN, position_tolerance=0, max_steps=30
+    yield from _put_down(
+        scene, "cubeA", top, grasp.rotation, heights=(0.03, 0.002), tolerances=(0.006, 0.004)
     )
 
 
@@ -257,27 +242,12 @@ def _place_sphere(scene: Scene) -> Plan:
     rotation = scene.grasp_rotation(0.0, np.pi)
     grasp = Pose(ball.position, rotation)
 
-    def over_socket(height: float) -> Callable[[], Pose]:
-        return lambda: scene.carry("obj", inside + height * UP, rotation)
-
     yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT), tolerance=0.004)
     yield Waypoint(
         grasp.raised(0.05), CLOSED, position_tolerance=0.03, rotation_tolerance=_ANY_ROTATION
     )
-    yield Waypoint(
-        over_socket(0.025), CLOSED, position_tolerance=0.004, rotation_tolerance=_ANY_ROTATION
-    )
-    yield Waypoint(
-        over_socket(0.001),
-        CLOSED,
-        position_tolerance=0.003,
-        rotation_tolerance=_ANY_ROTATION,
-        max_steps=12,
-        speed=0.3,
-    )
-    yield Waypoint(over_socket(0.001), OPEN, min_steps=3, max_steps=3, speed=0.01, delicate=True)
-    yield Waypoint(
-        lambda: scene.tool().raised(_APPROACH_HEIGHT), OPEN, position_tolerance=0, max_steps=30
+    yield from _put_down(
+        scene, "obj", inside, rotation, heights=(0.025, 0.001), tolerances=(0.004, 0.003)
     )
 
 
@@ -379,6 +349,41 @@ def _grasp(
     yield Waypoint(approach, OPEN, position_tolerance=0.02, rotation_tolerance=0.15)
     yield Waypoint(grasp, OPEN, position_tolerance=tolerance, rotation_tolerance=angle)
     yield Waypoint(grasp, CLOSED, min_steps=closing_steps, max_steps=closing_steps, delicate=True)
+
+
+def _put_down(
+    scene: Scene,
+    name: str,
+    place: np.ndarray,
+    rotation: Rotation,
+    *,
+    heights: tuple[float, float],
+    tolerances: tuple[float, float],
+) -> Plan:
+    """Carry the held object to `heights` metres above its place (3,), one after the other, each to
+    within its tolerance, let it go and move away."""
+
+    def over(height: float) -> Callable[[], Pose]:
+        return lambda: scene.carry(name, place + height * UP, rotation)
+
+    yield Waypoint(
+        over(heights[0]),
+        CLOSED,
+        position_tolerance=tolerances[0],
+        rotation_tolerance=_ANY_ROTATION,
+    )
+    yield Waypoint(
+        over(heights[1]),
+        CLOSED,
+        position_tolerance=tolerances[1],
+        rotation_tolerance=_ANY_ROTATION,
+        max_steps=12,
+        speed=0.3,
+    )
+    yield Waypoint(over(0.001), OPEN, min_steps=3, max_steps=3, speed=0.01, delicate=True)
+    yield Waypoint(
+        lambda: scene.tool().raised(_APPROACH_HEIGHT), OPEN, position_tolerance=0, max_steps=30
+    )
 
 
 _PLANS: dict[str, Callable[[Scene], Plan]] = {
