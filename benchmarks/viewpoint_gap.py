@@ -59,6 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for policy in tqdm(recipe["policies"], desc="Policies", unit="policy"):
         last = options.comparison / "train" / policy / "checkpoints" / "last" / "pretrained_model"
+        if not last.exists():
+            print(f"{policy} was not trained and is left out")
+            continue
         for (kind, azimuth), pictures in scenes.items():
             rows += [
                 {"policy": policy, "pictures": kind, "azimuth": azimuth, "task": task}
