@@ -128,7 +128,7 @@ def _decode_once(dataset: LeRobotDataset) -> dict[str, Tensor]:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Operations on single frames are short: several threads gain nothing, and where another
-    program keeps a core busy they wait for each other, twenty times as long as the work takes."""
+    program keeps a core busy they wait for each other far longer than the work takes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
