@@ -69,7 +69,8 @@ def figures(results: dict[str, Any], name: str) -> None:
     summary = results if "rates" in results else results["benchmark"]
     success_figure(summary, DOCS / f"{name}.png")
     if moved_axes([row["control"] for row in summary["rates"]]):
-        shift_figure(summary, DOCS / f"{name}-camera-shift.png")
+        trained = results.get("trainings", {}).get("policies")
+        shift_figure(summary, DOCS / f"{name}-camera-shift.png", trained)
     if summary["calibration"]:
         calibration_figure(summary, DOCS / f"{name}-calibration.png")
     sizes = [VOCABULARY_LABEL.fullmatch(label) for label in results.get("policies", {})]

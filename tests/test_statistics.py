@@ -19,6 +19,7 @@ from e0.bench.statistics import (
     format_rate,
     holm,
     mcnemar_p,
+    mean_interval,
     paired,
     reliability_bins,
     verdict,
@@ -281,3 +282,10 @@ def test_every_episode_is_in_one_bin(rows, bins):
     found = reliability_bins(scores, failures, tasks, bins)
     assert sum(b.failures.episodes for b in found) == len(rows)
     assert sum(b.failures.successes for b in found) == sum(failures)
+
+
+def test_mean_interval_is_students() -> None:
+    # Three observations: 4.3027 standard errors to either side.
+    low, high = mean_interval([1.0, 2.0, 3.0]) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    assert mean_interval([1.0]) is None and mean_interval([1.0, 1.0]) is None

@@ -119,7 +119,7 @@ def test_a_further_policy_is_trained_alone(
     }
 
 
-def test_a_policy_may_have_an_encoding_of_its_own(
+def test_each_seed_is_a_training_with_an_encoding_of_its_own(
     finished: tuple[ComparisonSettings, dict[str, Any]], tmp_path: Path
 ) -> None:
     settings, _ = finished
@@ -127,16 +127,30 @@ def test_a_policy_may_have_an_encoding_of_its_own(
         shutil.copytree(settings.directory / name, tmp_path / "out" / name)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        RECIPE.replace('[policies.regression]\nobjective = "regression"\n', "").replace(
-            "steps = 1", "steps = 1\naugmented = true"
-        )
+        RECIPE.replace('[policies.regression]\nobjective = "regression"\n', "")
+        .replace("steps = 1", "steps = 1\naugmented = true")
+        .replace("batch_size = 4", "batch_size = 4\nseeds = [1, 2]")
     )
-    run_comparison(replace(settings, recipe=recipe, output=tmp_path / "out"))
-    pretrained = tmp_path / "out/pretrained/e0/checkpoints/000001/pretrained_model"
-    config = json.loads((pretrained / "config.json").read_text())
-    assert config["objective"] == "regression" and config["viewpoint_augmentation"]["embedding"]
-    trained = tmp_path / "out/train/e0/checkpoints/000002/pretrained_model"
-    assert json.loads((trained / "config.json").read_text())["prefix_from"] == str(pretrained)
+    results = run_comparison(replace(settings, recipe=recipe, output=tmp_path / "out"))
+    weights = []
+    for label in ("e0-1", "e0-2"):
+        pretrained = tmp_path / f"out/pretrained/{label}/checkpoints/000001/pretrained_model"
+        config = json.loads((pretrained / "config.json").read_text())
+        assert config["objective"] == "regression" and config["viewpoint_augmentation"]["embedding"]
+        trained = tmp_path / f"out/train/{label}/checkpoints/000002/pretrained_model"
+        assert json.loads((trained / "config.json").read_text())["prefix_from"] == str(pretrained)
+        weights.append((trained / "model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+    assert results["trainings"]["policies"] == {
+        "e0-1": "e0",
+        "e0-2": "e0",
+        "e0-1, told": "e0, told",
+        "e0-2, told": "e0, told",
+    }
+    usual, told = results["trainings"]["rows"]
+    assert [usual["policy"], len(usual["rates"]), usual["episodes"]] == ["e0", 2, 1]
+    assert [told["policy"], len(told["more"]["each"])] == ["e0, told", 2]
+    assert (tmp_path / "out/comparison.md").read_text().startswith("## Over trainings")
 
 
 def test_another_recipe_is_refused(

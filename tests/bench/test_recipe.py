@@ -74,6 +74,18 @@ def test_an_encoding_may_be_trained_under_its_policys_augmentation(tmp_path: Pat
     assert augmented.pretrained_policy("a") == shared | own
 
 
+def test_every_policy_may_be_trained_with_several_seeds(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD.replace("steps = 2", "steps = 2\nseeds = [7, 3]")))
+    assert [training.label for training in recipe.trainings] == ["a-7", "b-7", "a-3", "b-3"]
+    assert recipe.loop(7) == {"steps": 2, "batch_size": 4, "seed": 7}
+    last = recipe.trainings[-1]
+    assert recipe.pretrained_directory(last) == Path("pretrained/3")
+    assert [training.label for training in read_recipe(written(tmp_path, GOOD)).trainings] == [
+        "a",
+        "b",
+    ]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -95,6 +107,11 @@ def test_an_encoding_may_be_trained_under_its_policys_augmentation(tmp_path: Pat
             r"\[pretraining\] augmented must be true or false",
         ),
         ("steps = 2", "steps = 0", r"\[training\] needs steps"),
+        ("steps = 2", "steps = 2\nseeds = [1, 1]", r"\[training\] seeds must be .* got \[1, 1\]"),
+        ("steps = 2", "steps = 2\nseeds = [1]", r"at least two different whole numbers, got \[1\]"),
+        ("steps = 2", 'steps = 2\nseeds = "all"', r"\[training\] seeds must be .* got all"),
+        ("steps = 2", "steps = 2\nseeds = [1, true]", r"\[training\] seeds must be"),
+        ("steps = 2", "steps = 2\nseed = 1\nseeds = [1, 2]", r"both seed and seeds"),
         ('objective = "e0"', 'objektive = "e0"', r"\[policies.a\] .* has unknown objektive"),
         ('objective = "e0"', 'objective = "e1"', r"\[policies.a\]: unknown objective 'e1'; known"),
         ("n_action_steps = 3", "n_action_steps = 9", r"\[policies.a\]: n_action_steps \(9\)"),
@@ -138,5 +155,7 @@ def test_only_what_spoils_results_is_a_difference(tmp_path: Path) -> None:
     more = GOOD.replace("episodes = 1\nseed = 800", "episodes = 5\nseed = 800")
     more += '[policies.c]\nobjective = "masked"\n'
     assert differences(before, read_recipe(written(tmp_path, more))) == []
+    seeds = GOOD.replace("steps = 2\n", "steps = 2\nseeds = [1, 2]\n")
+    assert differences(before, read_recipe(written(tmp_path, seeds))) == []
     other = GOOD.replace("steps = 2\n", "steps = 3\n").replace("n_action_steps = 3", "horizon = 5")
     assert differences(before, read_recipe(written(tmp_path, other))) == ["training", "policies.a"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.colors import to_rgb
 from PIL import Image
 
+from e0.bench.benchmark_figures import COLOURS
 from e0.bench.camera_shifts import moved_axes, shift_of
 from e0.bench.shift_figure import shift_figure
 from e0_maniskill import CameraShift
@@ -43,3 +46,15 @@ def test_the_figure_is_drawn_where_cameras_moved(tmp_path: Path) -> None:
     assert (tmp_path / "azimuth.png").read_bytes() != whole
     with Image.open(tmp_path / "shift.png") as picture:
         assert picture.width > 800
+
+
+def test_trainings_of_a_policy_share_its_colour(tmp_path: Path) -> None:
+    moved = rates(["none", "camera_shift=5,0,1,0"])
+    shift_figure(moved, tmp_path / "two.png")
+    shift_figure(moved, tmp_path / "one.png", {"a": "same", "b": "same"})
+    second = np.round(255 * np.asarray(to_rgb(COLOURS[1])))
+    drawn = []
+    for name in ("two", "one"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            drawn.append((np.asarray(picture.convert("RGB")) == second).all(-1).any())
+    assert drawn == [True, False]

@@ -56,7 +56,7 @@ def shift_rows(summary: dict[str, Any], task: str) -> tuple[list[str], list[list
                 _cell(by_cell[control, policy], lost.get((control, policy)), ahead.get(policy, []))
                 for policy in policies
             ]
-            rows.append([_name(shift), *cells])
+            rows.append([camera_name(shift), *cells])
     return ["camera", *policies], rows
 
 
@@ -79,7 +79,8 @@ def _cell(rate: dict[str, Any], lost: dict[str, Any] | None, ahead: Sequence[str
     return f"{text}; ahead of {', '.join(ahead)}" if ahead else text
 
 
-def _name(shift: CameraShift) -> str:
+def camera_name(shift: CameraShift) -> str:
+    """A shift in words, as in "azimuth +15°"."""
     parts = [f"{name} {getattr(shift, name):+g}°" for name in ("azimuth", "elevation", "roll")]
     parts = [part for part in parts if not part.endswith(" +0°")]
     if shift.radius != HOME.radius:

@@ -1,7 +1,8 @@
 """From a recipe to measured policies: same demonstrations, same training, same episodes.
 
 Every phase is skipped where its result is there and resumed where it was cut short. The output
-holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `benchmark` and `comparison.json`.
+holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `benchmark` and `comparison.json`; where a
+policy is trained with several seeds, LABEL is POLICY-SEED.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import tyro
 from e0.bench.action_error import action_error
 from e0.bench.benchmark import BenchmarkSettings, read_episodes, run_benchmark
 from e0.bench.files import write_json, write_text
-from e0.bench.recipe import Recipe, differences, read_recipe
+from e0.bench.recipe import Recipe, Training, differences, read_recipe
 from e0.bench.summary import markdown, summarize
 from e0.bench.training_run import local_training, train
+from e0.bench.trainings import over_trainings, trainings_markdown
 
 
 class ComparisonMismatchError(ValueError):
@@ -46,7 +48,8 @@ class ComparisonSettings:
 
 def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     """Do what is missing; return (and keep as `comparison.json`) the policies' training costs,
-    errors on held-out demonstrations, and the summary of the benchmark.
+    errors on held-out demonstrations, the summary of the benchmark, and what it says over
+    trainings where there are several of a policy.
 
     Raises RecipeError for a recipe that cannot be carried out, ComparisonMismatchError if the
     output is of another one, and what collecting, training and measuring raise; whatever was
@@ -67,6 +70,13 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     if recipe.told is not None:
         summary |= _with_told(recipe, output, checkpoints, settings.workers)
     results = {"policies": policies, "benchmark": summary}
+    if "seeds" in recipe.training:
+        own = {training.label: training.policy for training in recipe.trainings}
+        told = (recipe.told or {}).get("policies", ())
+        own |= {
+            _told_name(label): _told_name(policy) for label, policy in own.items() if policy in told
+        }
+        results["trainings"] = {"policies": own, "rows": over_trainings(summary, own)}
     write_json(output / "comparison.json", results)
     write_text(output / "comparison.md", comparison_markdown(results))
     return results
@@ -87,7 +97,10 @@ def comparison_markdown(results: Mapping[str, Any]) -> str:
         "| policy | parameters | training, minutes | error | of the codes |",
         "|---|---|---|---|---|",
     ]
-    return "\n".join([markdown(results["benchmark"]).rstrip(), "", *head, *rows, ""])
+    parts = [markdown(results["benchmark"]).rstrip(), "", *head, *rows, ""]
+    if "trainings" in results:
+        parts = [trainings_markdown(results["trainings"]["rows"]), "", *parts]
+    return "\n".join(parts)
 
 
 def _remember(recipe: Recipe, output: Path) -> None:
@@ -124,43 +137,56 @@ def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int
 
 
 def _train_all(recipe: Recipe, output: Path, workers: int) -> dict[str, Path]:
-    """The checkpoint of every policy. The trainings share nothing but the data, and the pretrained
-    encoding where the recipe has one for all."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    shared = {}
-    if recipe.pretraining is not None and not recipe.pretrains_augmented:
-        label = next(iter(recipe.policies))
-        shared = _pretrain(recipe, label, output, output / "pretrained", threads=None, position=0)
+    """The checkpoint of every training, by label. The trainings share nothing but the data, and
+    the pretrained encoding where several start from one."""
+    prefixes = _pretrain_all(recipe, output, workers)
+    runs = {
+        output / "train" / training.label: local_training(
+            output / "dataset",
+            recipe.policy(training.policy) | prefixes.get(training, {}),
+            recipe.loop(training.seed),
+        )
+        for training in recipe.trainings
+    }
+    return {directory.name: checkpoint for directory, checkpoint in _run(runs, workers).items()}
 
-    def run(place: int, label: str) -> Path:
-        position, prefix = place % workers, shared
-        if recipe.pretrains_augmented:
-            directory = output / "pretrained" / label
-            prefix = _pretrain(recipe, label, output, directory, threads, position)
-        policy = recipe.policy(label) | prefix
-        flags = local_training(output / "dataset", policy, recipe.loop())
-        directory = output / "train" / label
-        return train(flags, directory, threads=threads, description=label, position=position)
+
+def _pretrain_all(recipe: Recipe, output: Path, workers: int) -> dict[Training, dict[str, Any]]:
+    """Settings with which each training starts from its pretrained encoding, if the recipe has
+    any."""
+    if recipe.pretraining is None:
+        return {}
+    directories = {t: output / recipe.pretrained_directory(t) for t in recipe.trainings}
+    runs = {
+        directory: local_training(
+            output / "dataset",
+            recipe.pretrained_policy(training.policy),
+            recipe.loop(training.seed) | {"steps": recipe.pretraining["steps"]},
+        )
+        for training, directory in directories.items()
+    }
+    checkpoints = _run(runs, workers)
+    return {t: {"prefix_from": checkpoints[directory]} for t, directory in directories.items()}
+
+
+def _run(runs: Mapping[Path, Mapping[str, Any]], workers: int) -> dict[Path, Path]:
+    """The checkpoints of trainings, by the directories that they are done in; `workers` at the same
+    time, which share the cores."""
+    threads = max(1, (os.cpu_count() or 1) // min(workers, len(runs)))
+
+    def run(place: int, directory: Path) -> Path:
+        name = "/".join(directory.parts[-2:])
+        return train(
+            runs[directory], directory, threads=threads, description=name, position=place % workers
+        )
 
     with ThreadPoolExecutor(workers) as pool:
-        futures = {label: pool.submit(run, i, label) for i, label in enumerate(recipe.policies)}
+        futures = {directory: pool.submit(run, i, directory) for i, directory in enumerate(runs)}
         try:
-            return {label: future.result() for label, future in futures.items()}
+            return {directory: future.result() for directory, future in futures.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _pretrain(
-    recipe: Recipe, label: str, output: Path, directory: Path, threads: int | None, position: int
-) -> dict[str, Any]:
-    """Settings with which the policy `label` starts from its pretrained encoding."""
-    loop = recipe.loop() | {"steps": (recipe.pretraining or {})["steps"]}
-    flags = local_training(output / "dataset", recipe.pretrained_policy(label), loop)
-    checkpoint = train(
-        flags, directory, threads=threads, description="Pretraining", position=position
-    )
-    return {"prefix_from": checkpoint}
 
 
 def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:
@@ -183,20 +209,29 @@ def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:
     }
 
 
+def _told_name(policy: str) -> str:
+    """What a policy is called where it was told how its cameras were moved."""
+    return f"{policy}, told"
+
+
 def _with_told(
     recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
 ) -> dict[str, Any]:
     """The summary of all episodes together with those of policies that were told how their cameras
     were moved, as policies of their own."""
     usual = _benchmark(recipe, output, checkpoints, workers)
-    listening = {label: checkpoints[label] for label in (recipe.told or {})["policies"]}
+    listening = {
+        training.label: checkpoints[training.label]
+        for training in recipe.trainings
+        if training.policy in (recipe.told or {})["policies"]
+    }
     told = _benchmark(recipe, output, listening, workers)
     told = replace(
         told, out=output / "told", env_options=(*told.env_options, "tell_camera_shift=true")
     )
     episodes = [
         *read_episodes(usual),
-        *(replace(episode, policy=f"{episode.policy}, told") for episode in read_episodes(told)),
+        *(replace(episode, policy=_told_name(episode.policy)) for episode in read_episodes(told)),
     ]
     labels, tasks = (
         list(dict.fromkeys(getattr(episode, name) for episode in episodes))

@@ -2,12 +2,13 @@
 
 [dataset]            tasks, episodes, seed; action_noise, hold_steps (of the expert); depth
 [environment]        options of the environment, in collecting and in measuring alike
-[training]           steps, batch_size and other flags of `lerobot-train`
+[training]           steps, batch_size and other flags of `lerobot-train`; with `seeds = [1, 2, 3]`
+                     every policy is trained once with each, and called LABEL-SEED
 [training.policy]    settings of `lerobot_policy_e0.E0Config` that all policies share
 [pretraining]        optional: steps, and a table of policy settings. A policy of these, trained
-                     first, gives all others the encoding of observations that they start with;
-                     with `augmented = true` each starts from one of its own, which was trained
-                     under its own augmentation
+                     first, gives all others the encoding of observations that they start with
+                     (one for each seed); with `augmented = true` each starts from one of its own,
+                     which was trained under its own augmentation
 [policies.LABEL]     settings in which this one differs
 [held_out]           episodes, seed: demonstrations that nothing is trained on
 [benchmark]          episodes, seed, ...: settings of `e0 bench`
@@ -32,12 +33,26 @@ OPTIONAL = ("pretraining", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
 DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps", "depth")
 HELD_OUT_KEYS = ("episodes", "seed")
+NOT_OF_LOOP = ("policy", "seeds")
 AUGMENTATIONS = ("viewpoint_augmentation", "standard_augmentation")
 OF_THE_COMPARISON = ("checkpoints", "labels", "out", "env", "env_options", "workers")
 
 
 class RecipeError(ValueError):
     """A recipe that cannot be carried out; the message names the place in the file."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a policy; its seed where there are several."""
+
+    policy: str
+    seed: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Names the checkpoint and its episodes."""
+        return self.policy if self.seed is None else f"{self.policy}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,12 @@ class Recipe:
         """Whether every policy has a pretrained encoding of its own, under its augmentation."""
         return (self.pretraining or {}).get("augmented", False)
 
+    def pretrained_directory(self, training: Training) -> Path:
+        """Where in the output the encoding lies that this training starts from."""
+        if self.pretrains_augmented:
+            return Path("pretrained", training.label)
+        return Path("pretrained", *([] if training.seed is None else [str(training.seed)]))
+
     def pretrained_policy(self, label: str) -> dict[str, Any]:
         """All settings of the policy that gives this one its encoding of observations."""
         own = self.policies[label] if self.pretrains_augmented else {}
@@ -69,9 +90,16 @@ class Recipe:
         shared = self.training.get("policy", {}) | (self.pretraining or {}).get("policy", {})
         return shared | augmentation
 
-    def loop(self) -> dict[str, Any]:
+    @property
+    def trainings(self) -> list[Training]:
+        """All of them, in the order in which they are done: seed by seed."""
+        seeds = self.training.get("seeds", [None])
+        return [Training(policy, seed) for seed in seeds for policy in self.policies]
+
+    def loop(self, seed: int | None = None) -> dict[str, Any]:
         """The settings of the training loop, without the policy's."""
-        return {name: value for name, value in self.training.items() if name != "policy"}
+        settings = {name: value for name, value in self.training.items() if name not in NOT_OF_LOOP}
+        return settings if seed is None else settings | {"seed": seed}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -111,6 +139,7 @@ def _check_sections(recipe: Recipe) -> None:
     _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
         _require_count("[training]", recipe.training, name)
+    _check_training_seeds(recipe.training)
     if recipe.pretraining is not None:
         _require_keys("[pretraining]", recipe.pretraining, ("steps", "policy", "augmented"))
         _require_count("[pretraining]", recipe.pretraining, "steps")
@@ -130,6 +159,19 @@ def _check_sections(recipe: Recipe) -> None:
                 )
     if not recipe.policies:
         raise RecipeError("[policies.LABEL] is missing: give at least one policy")
+
+
+def _check_training_seeds(training: Mapping[str, Any]) -> None:
+    if "seeds" not in training:
+        return
+    seeds = training["seeds"]
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise RecipeError(
+            f"[training] seeds must be a list of at least two different whole numbers, got {seeds}"
+        )
+    if "seed" in training:
+        raise RecipeError("[training] has both seed and seeds; leave one of them out")
 
 
 def _check_policy(recipe: Recipe, where: str, settings: dict[str, Any]) -> None:
@@ -200,12 +242,12 @@ def _require_count(where: str, given: Mapping[str, Any], name: str) -> None:
 
 def differences(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Names of what would spoil results that an older recipe gave. The benchmark checks itself, and
-    policies may come and go."""
+    policies and seeds of training may come and go."""
     now = json.loads(json.dumps(vars(recipe)))
     names = [
         name
         for name in ("dataset", "environment", "training", "held_out", "pretraining")
-        if before.get(name) != now[name]
+        if _without_seeds(before.get(name)) != _without_seeds(now[name])
     ]
     both = before.get("policies", {}).keys() & now["policies"].keys()
     return names + [
@@ -213,3 +255,9 @@ def differences(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
         for label in sorted(both)
         if before["policies"][label] != now["policies"][label]
     ]
+
+
+def _without_seeds(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if section is None:
+        return None
+    return {name: value for name, value in section.items() if name != "seeds"}

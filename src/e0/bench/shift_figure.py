@@ -3,6 +3,7 @@ camera shifts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,21 @@ LABELS = {
 SPREAD = 0.012  # of the axis' width, so that the whiskers of policies stand side by side
 
 
-def shift_figure(summary: dict[str, Any], path: Path) -> None:
+def shift_figure(
+    summary: dict[str, Any], path: Path, trained: Mapping[str, str] | None = None
+) -> None:
     """A row of panels for each task, a panel for each axis of the sphere that cameras moved along,
-    a line for each policy, with 95 % Wilson intervals. Shifts along several axes are left out."""
+    a line for each policy, with 95 % Wilson intervals. Shifts along several axes are left out.
+
+    trained: training's label -> policy, where the summary is of several trainings of each policy;
+    those of a policy share a colour.
+    """
     rates = [(shift_of(row["control"]), row) for row in summary["rates"]]
     moved = moved_axes([row["control"] for _, row in rates])
     tasks = list(dict.fromkeys(row["task"] for _, row in rates))
-    policies = list(dict.fromkeys(row["policy"] for _, row in rates))
+    names = list(dict.fromkeys(row["policy"] for _, row in rates))
+    lines = {name: (trained or {}).get(name, name) for name in names}
+    policies = list(dict.fromkeys(lines.values()))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 2.5 * len(tasks) + 0.5), layout="constrained")
         grid = figure.subplots(
@@ -39,32 +48,34 @@ def shift_figure(summary: dict[str, Any], path: Path) -> None:
         )
         for task, panels in zip(tasks, grid, strict=True):
             for axis, axes in zip(moved, panels, strict=True):
-                for number, policy in enumerate(policies):
+                for number, (name, policy) in enumerate(lines.items()):
                     own = [
                         (getattr(shift, axis), row)
                         for shift, row in rates
-                        if (row["task"], row["policy"]) == (task, policy)
+                        if (row["task"], row["policy"]) == (task, name)
                         and shift is not None
                         and along(shift, axis)
                     ]
-                    _line(axes, own, policy, number, len(policies))
+                    colour = COLOURS[policies.index(policy) % len(COLOURS)]
+                    _line(axes, own, policy, colour, number - (len(lines) - 1) / 2)
                 axes.set(xlabel=LABELS[axis], ylim=(-4, 104))
                 axes.grid(axis="y", color=FAINT, lw=0.6)
             panels[0].set_ylabel(f"{task}\nsuccess, %")
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
+        once = dict(zip(labels, handles, strict=True))
+        figure.legend(once.values(), once.keys(), loc="outside upper center", ncols=3, fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=160)
 
 
 def _line(
-    axes: Axes, points: list[tuple[float, dict[str, Any]]], policy: str, number: int, count: int
+    axes: Axes, points: list[tuple[float, dict[str, Any]]], label: str, colour: str, aside: float
 ) -> None:
     points = sorted(points, key=lambda point: point[0])
     if not points:
         return
     places = [place for place, _ in points]
-    apart = SPREAD * (places[-1] - places[0]) * (number - (count - 1) / 2)
+    apart = SPREAD * (places[-1] - places[0]) * aside
     share = [100 * row["rate"] for _, row in points]
     margins = [
         [100 * (row["rate"] - row["low"]) for _, row in points],
@@ -74,11 +85,11 @@ def _line(
         [place + apart for place in places],
         share,
         margins,
-        color=COLOURS[number % len(COLOURS)],
+        color=colour,
         marker="o",
         ms=3.5,
         lw=1.2,
         elinewidth=0.7,
         capsize=1.5,
-        label=policy,
+        label=label,
     )

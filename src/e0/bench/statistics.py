@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, sqrt
 from numbers import Integral
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 import numpy as np
+from scipy.stats import t
 
 SIGNIFICANCE = 0.05
 FEWEST_EPISODES = 20  # with fewer, no verdict
@@ -272,6 +273,20 @@ def reliability_bins(
         for i in range(bins)
         if (place == i).any()
     ]
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Interval of Student's t for the mean of what a few independent observations are drawn from.
+
+    None for a single one, and where all are the same: nothing is then known of the spread. Source:
+    Student, "The probable error of a mean", Biometrika 6 (1908).
+    """
+    if len(values) < 2 or len(set(values)) == 1:
+        return None
+    mean = fmean(values)
+    quantile = float(t.ppf((1 + confidence) / 2, len(values) - 1))
+    margin = quantile * stdev(values) / sqrt(len(values))
+    return mean - margin, mean + margin
 
 
 def _percentiles(samples: np.ndarray, confidence: float) -> tuple[float, float] | None:

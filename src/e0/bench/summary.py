@@ -25,6 +25,7 @@ from e0.bench.statistics import (
     too_few,
     verdict,
 )
+from e0.bench.tables import table
 
 ALL_TASKS = "all tasks"
 FEWEST_OF_A_KIND = 5  # failures and successes, for a claim on telling them apart
@@ -278,7 +279,7 @@ def _shift_tables(summary: dict[str, Any]) -> list[str]:
     tasks = dict.fromkeys(row["task"] for row in summary["rates"])
     parts = []
     for task in tasks:
-        parts += [f"### {task}", _table(*shift_rows(summary, task))]
+        parts += [f"### {task}", table(*shift_rows(summary, task))]
     return parts
 
 
@@ -297,7 +298,7 @@ def _success_table(summary: dict[str, Any]) -> str:
         latency = f"{summary['policies'][policy]['latency_ms']:.1f}" if usual else ""
         name = policy if usual else f"{policy}, {control}"
         rows.append([name, *(cells[task] for task in tasks), latency])
-    return _table(["policy", *tasks, "ms per chunk"], rows)
+    return table(["policy", *tasks, "ms per chunk"], rows)
 
 
 def _comparison_table(comparisons: list[dict[str, Any]], names: Sequence[str]) -> str:
@@ -318,7 +319,7 @@ def _comparison_table(comparisons: list[dict[str, Any]], names: Sequence[str]) -
         )
     head = ["A" if name == "first" else "B" if name == "second" else name for name in names]
     head += ["task", "n", "only A / only B", "A − B, points", "p", "adjusted p", "verdict"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _calibration_table(summary: dict[str, Any]) -> str:
@@ -330,7 +331,7 @@ def _calibration_table(summary: dict[str, Any]) -> str:
                 auc = f"{100 * found['auc']:.0f} % ({_interval(found, '{:.0f}–{:.0f}')})"
             counts = f"{found['failures']} of {found['n']}"
             rows.append([policy, name, counts, auc, found["verdict"]])
-    return _table(["policy", "entropy of", "failures", "AUC", "verdict"], rows)
+    return table(["policy", "entropy of", "failures", "AUC", "verdict"], rows)
 
 
 def _interval(row: dict[str, Any], template: str) -> str:
@@ -342,14 +343,3 @@ def _interval(row: dict[str, Any], template: str) -> str:
 
 def _p(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
