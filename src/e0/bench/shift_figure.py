@@ -35,7 +35,7 @@ def shift_figure(
     moved = moved_axes([row["control"] for _, row in rates])
     tasks = list(dict.fromkeys(row["task"] for _, row in rates))
     names = list(dict.fromkeys(row["policy"] for _, row in rates))
-    lines = {name: (trained or {}).get(name, name) for name in names}
+    lines: dict[str, str] = {name: name for name in names} | dict(trained or {})
     policies = list(dict.fromkeys(lines.values()))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 2.5 * len(tasks) + 0.5), layout="constrained")

@@ -29,7 +29,7 @@ DEPTH_TOLERANCE = 0.02
 """A pixel shows the nearest surface if its depth is not behind it by more than this share."""
 PIXEL_TOLERANCE = 0.75
 """How far from its place a found pixel may land, in pixels."""
-REFINEMENTS = 3
+REFINEMENTS = 2
 REACH = 0.9
 """A point reaches pixels whose middle is not farther away, so that no surface gets cracks when it
 comes up to 1.8 times nearer, and edges do not grow by a whole pixel."""
@@ -141,15 +141,31 @@ def _distance(look_at_distance: Tensor | float | None, depth: Tensor | None, bat
     return distance.expand(batch)
 
 
-def _pixel_centres(images: Tensor) -> Tensor:
-    """Homogeneous coordinates (3, height, width) of the middle of each pixel."""
-    height, width = images.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=images.device, dtype=images.dtype) + 0.5,
-        torch.arange(width, device=images.device, dtype=images.dtype) + 0.5,
-        indexing="ij",
-    )
-    return torch.stack((x, y, torch.ones_like(x)))
+def _at_pixels(matrix: Tensor, height: int, width: int) -> Tensor:
+    """matrix (B, 3, 3) times the homogeneous place (u, v, 1) of the middle of each pixel: (B, 3,
+    height, width)."""
+    u, v = (_middles(size, matrix) for size in (width, height))
+    # A row and a column are added up: 40 times faster than a matrix for every pixel.
+    row = matrix[:, :, 0, None] * u + matrix[:, :, 2, None]
+    column = matrix[:, :, 1, None] * v
+    return row[:, :, None, :] + column[:, :, :, None]
+
+
+def _middles(size: int, like: Tensor) -> Tensor:
+    """Places of the middles of the pixels along a side."""
+    return (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) * (2 / size) - 1
+
+
+def _lens(camera: Tensor, height: int, width: int) -> Tensor:
+    """Matrices (B, 3, 3) from camera coordinates to homogeneous places: -1 and 1 are the picture's
+    edges."""
+    return camera.new_tensor([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]]) @ camera
+
+
+def _divided(homogeneous: Tensor) -> Tensor:
+    """Homogeneous places (B, 3, height, width) -> places (B, 2, height, width). Overwrites them;
+    what lies behind the camera lands far outside."""
+    return homogeneous[:, :2].div_(homogeneous[:, 2:].clamp_(min=1e-6))
 
 
 def _plane_places(
@@ -172,19 +188,10 @@ def _plane_places(
             "`plane` out"
         )
     bend = motion[:, :3, 3:] @ (normals / reach[:, None])[:, None]
-    homography = camera @ (motion[:, :3, :3] + bend) @ torch.linalg.inv_ex(camera).inverse
-    back = torch.linalg.inv_ex(homography).inverse
     height, width = images.shape[-2:]
-    to_places = images.new_tensor([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]]) @ back
-    x = torch.arange(width, device=images.device, dtype=images.dtype) + 0.5
-    y = torch.arange(height, device=images.device, dtype=images.dtype) + 0.5
-    # A row and a column are added up: 40 times faster than a matrix for every pixel.
-    row = to_places[:, :, 0, None] * x + to_places[:, :, 2, None]
-    column = to_places[:, :, 1, None] * y
-    divisor = row[:, 2:, None, :] + column[:, 2:, :, None]
-    places = row[:, :2, None, :] + column[:, :2, :, None]
-    # What lies behind the camera, with a divisor below zero, lands far outside.
-    return places.div_(divisor.clamp_(min=1e-6))
+    lens = _lens(camera, height, width)
+    homography = lens @ (motion[:, :3, :3] + bend) @ torch.linalg.inv_ex(lens).inverse
+    return _divided(_at_pixels(torch.linalg.inv_ex(homography).inverse, height, width))
 
 
 def _camera_normals(images: Tensor, elevation: Tensor, plane: Plane | None) -> Tensor:
@@ -194,13 +201,6 @@ def _camera_normals(images: Tensor, elevation: Tensor, plane: Plane | None) -> T
     zero = torch.zeros_like(elevation)
     home = SphericalCamera(zero, elevation, zero + 1, zero, zero[..., None].expand(-1, 3))
     return to_extrinsics(home)[:, :3, :3] @ F.normalize(images.new_tensor(plane.normal), dim=0)
-
-
-def _normalize(homogeneous: Tensor) -> Tensor:
-    """Homogeneous pixel coordinates (B, 3, height, width) -> places (B, 2, height, width)."""
-    height, width = homogeneous.shape[-2:]
-    size = homogeneous.new_tensor([width, height])[:, None, None]
-    return homogeneous[:, :2] / homogeneous[:, 2:].clamp(min=1e-6) * 2 / size - 1
 
 
 def _inside(places: Tensor) -> Tensor:
@@ -223,53 +223,63 @@ def _depth_places(depth: Tensor, camera: Tensor, motion: Tensor) -> tuple[Tensor
     First every home pixel is thrown into the moved picture, where the nearest wins; that says about
     where to look. Then the place is refined until it lands in the pixel that asked for it.
     """
-    home = depth[:, None]
-    known = home.isfinite() & (home > 0)
-    home = home.where(known, 0.0)
-    pixels = _pixel_centres(home).expand(len(depth), -1, -1, -1)
-    to_rays = torch.linalg.inv_ex(camera).inverse
-    # Homogeneous pixel times depth is a point; `turn` and `shift` take it to the moved picture.
-    turn = camera @ motion[:, :3, :3] @ to_rays
-    shift = (camera @ motion[:, :3, 3:])[..., None]
+    height, width = depth.shape[-2:]
+    known = depth.isfinite() & (depth > 0)
+    home = depth.where(known, 0.0)[:, None]
+    lens = _lens(camera, height, width)
+    # A place (u, v) at depth z is the point z (u, v, 1), which moves to turn @ z (u, v, 1) + shift.
+    turn = lens @ motion[:, :3, :3] @ torch.linalg.inv_ex(lens).inverse
+    shift = (lens @ motion[:, :3, 3:])[..., None]
+    wanted = torch.stack(
+        torch.meshgrid(_middles(width, depth), _middles(height, depth), indexing="xy")
+    )
 
     def move(places: Tensor, at_depth: Tensor) -> Tensor:
-        """Home pixels (B, 3, height, width) at depths (B, 1, ...) -> (x z, y z, z) of the moved."""
-        return torch.einsum("bij,bjhw->bihw", turn, places * at_depth) + shift
+        """Home places (u, v, 1) at depths (B, 1, ...) -> (u z, v z, z) of the moved."""
+        rays = (turn @ places.flatten(2)).view_as(places)
+        return torch.addcmul(shift, rays, at_depth)
 
-    nearest = _nearest_depth(move(pixels, home), known[:, 0])
+    nearest = _nearest_depth(torch.addcmul(shift, _at_pixels(turn, height, width), home), known)
     hole = nearest.isinf()
     nearest = nearest.masked_fill(hole, 1.0)
     back = torch.linalg.inv_ex(turn).inverse
-    points = torch.einsum("bij,bjhw->bihw", back, pixels * nearest[:, None] - shift)
-    places = torch.cat((points[:, :2] / points[:, 2:].clamp(min=1e-6), pixels[:, 2:]), dim=1)
+    start = (back @ shift[..., 0])[..., None]
+    homogeneous = _at_pixels(back, height, width).mul_(nearest[:, None]).sub_(start)
+    places = _divided(homogeneous)
+    homogeneous[:, 2] = 1.0
     for _ in range(REFINEMENTS):
-        landed = move(places, _look_up(home, _normalize(places), "border"))
-        miss = pixels[:, :2] - landed[:, :2] / landed[:, 2:].clamp(min=1e-6)
-        places = torch.cat((places[:, :2] + miss, places[:, 2:]), dim=1)
-    found = _normalize(places)
-    there = _look_up(home, found, "zeros", mode="nearest")
-    landed = move(places, there)
-    miss = (pixels[:, :2] - landed[:, :2] / landed[:, 2:].clamp(min=1e-6)).abs().amax(1)
+        landed = _divided(move(homogeneous, _look_up(home, places, "border")))
+        places += wanted - landed
+    there = _look_up(home, places, "zeros", mode="nearest")
+    landed = move(homogeneous, there)
     in_front = landed[:, 2] <= nearest * (1 + DEPTH_TOLERANCE)
-    seen = _inside(found.clone()) & ~hole & (there[:, 0] > 0)
-    return found, seen & in_front & (miss < PIXEL_TOLERANCE)
+    u, v = (wanted - _divided(landed)).abs_().unbind(1)
+    near = (u < PIXEL_TOLERANCE * 2 / width) & (v < PIXEL_TOLERANCE * 2 / height)
+    seen = _inside(places.clone()) & ~hole & (there[:, 0] > 0)
+    return places, seen & in_front & near
 
 
 def _nearest_depth(moved: Tensor, known: Tensor) -> Tensor:
     """The nearest depth (B, height, width) that falls into each pixel of the moved picture, of
-    points (x z, y z, z) that each reach the four pixels around them; infinite where none falls."""
+    points (u z, v z, z) that each reach the four pixels around them; infinite where none falls."""
     batch, _, height, width = moved.shape
     depth = moved[:, 2]
-    centre = moved[:, :2] / depth[:, None].clamp(min=1e-6) - 0.5
-    corner = centre.floor()
-    nearest = depth.new_full((batch, height * width), torch.inf)
-    for right in (0, 1):
-        for down in (0, 1):
-            x, y = corner[:, 0] + right, corner[:, 1] + down
-            near = ((x - centre[:, 0]).abs() < REACH) & ((y - centre[:, 1]).abs() < REACH)
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            lands = known & (depth > 1e-6) & near & inside
-            place = torch.where(lands, y * width + x, 0).long()
-            value = torch.where(lands, depth, torch.inf)
-            nearest.scatter_reduce_(1, place.flatten(1), value.flatten(1), "amin")
-    return nearest.view(batch, height, width)
+    depth = depth.where(known & (depth > 1e-6), torch.inf)
+    x, right, left = _pixels_around((moved[:, 0] / depth + 1) * (width / 2) - 0.5, width)
+    y, below, above = _pixels_around((moved[:, 1] / depth + 1) * (height / 2) - 0.5, height)
+    # A rim of one pixel catches what falls beside the picture.
+    rim = depth.new_full((batch, (height + 2) * (width + 2)), torch.inf)
+    corner = (y + 1).mul_(width + 2).add_(x + 1).long().flatten(1)
+    for reaches_y, down in ((above, 0), (below, width + 2)):
+        for reaches_x, across in ((left, 0), (right, 1)):
+            value = depth.where(reaches_x & reaches_y, torch.inf).flatten(1)
+            rim[:, down + across :].scatter_reduce_(1, corner, value, "amin")
+    return rim.view(batch, height + 2, width + 2)[:, 1:-1, 1:-1]
+
+
+def _pixels_around(centre: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of coordinates along one side: the pixel before, at most one beside the picture, and whether
+    a point there reaches the pixel behind, and the pixel before."""
+    before = centre.floor().clamp_(-1, size - 1)
+    past = centre - before
+    return before, past > 1 - REACH, past < REACH
