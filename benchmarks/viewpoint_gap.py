@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from e0.bench.action_error import frames_with_chunks
 from e0.bench.files import write_json
+from e0.bench.recipe import Recipe
 from e0.bench.viewpoint_truth import gap_table
 from e0.viewpoint import CameraGeometry, Perturbation, intrinsics, perturb_viewpoint
 from e0_maniskill.cameras import CameraShift
@@ -57,14 +58,15 @@ def main(arguments: list[str] | None = None) -> None:
     home = first_frames(options.comparison / "held_out", horizon)
     scenes = all_pictures(recipe, home, horizon)
     rows: list[dict[str, Any]] = []
-    for policy in tqdm(recipe["policies"], desc="Policies", unit="policy"):
-        last = options.comparison / "train" / policy / "checkpoints" / "last" / "pretrained_model"
+    labels = [training.label for training in Recipe(**recipe).trainings]
+    for label in tqdm(labels, desc="Policies", unit="policy"):
+        last = options.comparison / "train" / label / "checkpoints" / "last" / "pretrained_model"
         if not last.exists():
-            print(f"{policy} was not trained and is left out")
+            print(f"{label} was not trained and is left out")
             continue
         for (kind, azimuth), pictures in scenes.items():
             rows += [
-                {"policy": policy, "pictures": kind, "azimuth": azimuth, "task": task}
+                {"policy": label, "pictures": kind, "azimuth": azimuth, "task": task}
                 | mean_with_interval(values)
                 for task, values in chunk_errors(last, home, pictures).items()
             ]
