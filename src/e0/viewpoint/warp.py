@@ -245,7 +245,7 @@ def _depth_places(depth: Tensor, camera: Tensor, motion: Tensor) -> tuple[Tensor
     back = torch.linalg.inv_ex(turn).inverse
     start = (back @ shift[..., 0])[..., None]
     homogeneous = _at_pixels(back, height, width).mul_(nearest[:, None]).sub_(start)
-    places = _divided(homogeneous)
+    places = _divided(homogeneous)  # its first two, so that both are refined at once
     homogeneous[:, 2] = 1.0
     for _ in range(REFINEMENTS):
         landed = _divided(move(homogeneous, _look_up(home, places, "border")))
