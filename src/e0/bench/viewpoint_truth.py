@@ -185,10 +185,14 @@ def cost_table(results: dict[str, Any]) -> str:
             for row in results["costs"]
         ),
         "",
-        f"Augmenting 64 pictures of 128² px for a training step: {training['augmentation_ms']:.1f} "
-        f"ms, the step {training['step_ms']:.1f} ms (`tiny`): {100 * training['share']:.1f} % of "
-        f"both. With light too: {training['with_light_ms']:.1f} ms, "
-        f"{100 * training['share_with_light']:.1f} %.",
+        f"Augmenting 64 pictures of 128² px for a training step of `tiny`, which takes "
+        f"{training['step_ms']:.1f} ms:\n",
+        "| augmentation | ms | share of both |",
+        "|---|---|---|",
+        *(
+            f"| {row['augmentation']} | {row['milliseconds']:.1f} | {100 * row['share']:.1f} % |"
+            for row in training["augmentations"]
+        ),
     ]
     return "\n".join(lines) + "\n"
 
