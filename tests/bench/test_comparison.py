@@ -12,8 +12,10 @@ from e0.bench.comparison import (
     ComparisonMismatchError,
     ComparisonSettings,
     comparison_markdown,
+    policies_by_label,
     run_comparison,
 )
+from e0.bench.recipe import read_recipe
 
 RECIPE = """
 [dataset]
@@ -128,6 +130,7 @@ def test_each_seed_is_a_training_with_an_encoding_of_its_own(
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         RECIPE.replace('[policies.regression]\nobjective = "regression"\n', "")
+        .replace('[told]\npolicies = ["e0"]\n', "")
         .replace("steps = 1", "steps = 1\naugmented = true")
         .replace("batch_size = 4", "batch_size = 4\nseeds = [1, 2]")
     )
@@ -141,16 +144,23 @@ def test_each_seed_is_a_training_with_an_encoding_of_its_own(
         assert json.loads((trained / "config.json").read_text())["prefix_from"] == str(pretrained)
         weights.append((trained / "model.safetensors").read_bytes())
     assert weights[0] != weights[1]
-    assert results["trainings"]["policies"] == {
+    assert results["trainings"]["policies"] == {"e0-1": "e0", "e0-2": "e0"}
+    (row,) = results["trainings"]["rows"]
+    assert [row["policy"], len(row["rates"]), row["episodes"]] == ["e0", 2, 1]
+    assert (tmp_path / "out/comparison.md").read_text().startswith("## Over trainings")
+
+
+def test_a_training_that_was_told_is_one_of_a_policy_that_was_told(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.replace("batch_size = 4", "batch_size = 4\nseeds = [1, 2]"))
+    assert policies_by_label(read_recipe(path)) == {
         "e0-1": "e0",
         "e0-2": "e0",
+        "regression-1": "regression",
+        "regression-2": "regression",
         "e0-1, told": "e0, told",
         "e0-2, told": "e0, told",
     }
-    usual, told = results["trainings"]["rows"]
-    assert [usual["policy"], len(usual["rates"]), usual["episodes"]] == ["e0", 2, 1]
-    assert [told["policy"], len(told["more"]["each"])] == ["e0, told", 2]
-    assert (tmp_path / "out/comparison.md").read_text().startswith("## Over trainings")
 
 
 def test_another_recipe_is_refused(

@@ -71,15 +71,21 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
         summary |= _with_told(recipe, output, checkpoints, settings.workers)
     results = {"policies": policies, "benchmark": summary}
     if "seeds" in recipe.training:
-        own = {training.label: training.policy for training in recipe.trainings}
-        told = (recipe.told or {}).get("policies", ())
-        own |= {
-            _told_name(label): _told_name(policy) for label, policy in own.items() if policy in told
-        }
+        own = policies_by_label(recipe)
         results["trainings"] = {"policies": own, "rows": over_trainings(summary, own)}
     write_json(output / "comparison.json", results)
     write_text(output / "comparison.md", comparison_markdown(results))
     return results
+
+
+def policies_by_label(recipe: Recipe) -> dict[str, str]:
+    """The policy that each label in the results is a training of; those that were told how their
+    cameras were moved are policies of their own."""
+    own = {training.label: training.policy for training in recipe.trainings}
+    told = (recipe.told or {}).get("policies", ())
+    return own | {
+        _told_name(label): _told_name(policy) for label, policy in own.items() if policy in told
+    }
 
 
 def comparison_markdown(results: Mapping[str, Any]) -> str:
