@@ -17,14 +17,15 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from e0.bench.benchmark_figures import COLOURS, STYLE, calibration_figure, success_figure
-from e0.bench.camera_shifts import moved_axes
-from e0.bench.comparison import comparison_markdown
-from e0.bench.files import write_text
-from e0.bench.shift_figure import shift_figure
-from e0.bench.summary import markdown
-from e0.bench.token_lab_report import draw_figure, markdown_tables
-from e0.bench.viewpoint_truth import gap_table, viewpoint_tables
+from e0_bench.closed_loop.camera_shifts import moved_axes
+from e0_bench.closed_loop.figures import calibration_figure, success_figure
+from e0_bench.closed_loop.shift_figure import shift_figure
+from e0_bench.closed_loop.summary import markdown
+from e0_bench.comparison.comparison import comparison_markdown
+from e0_bench.figure_style import COLOURS, STYLE
+from e0_bench.files import write_text
+from e0_bench.token_lab.report import draw_figure, markdown_tables
+from e0_bench.viewpoint.tables import gap_table, viewpoint_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -26,9 +26,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from e0.bench.files import write_json
-from e0.bench.lerobot_peers import Kind
-from e0.bench.speed import (
+from e0.network.presets import PRESETS
+from e0.network.vision import KeypointShape
+from e0_bench.files import write_json
+from e0_bench.speed.lerobot_peers import Kind
+from e0_bench.speed.timing import (
     Case,
     Machine,
     machine_rates,
@@ -37,8 +39,6 @@ from e0.bench.speed import (
     measure_training,
     variations,
 )
-from e0.network.presets import PRESETS
-from e0.network.vision import KeypointShape
 
 DEBUG = {"paligemma": "paligemma_debug", "paligemma_pi0": "paligemma_pi0_debug"}
 LAYOUTS: dict[str, tuple[Kind, str]] = {

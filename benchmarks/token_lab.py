@@ -10,19 +10,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from e0.bench.files import write_text
-from e0.bench.synthetic_chunks import ChunkProblem
-from e0.bench.token_lab import (
+from e0_bench.files import write_text
+from e0_bench.token_lab.report import draw_figure, markdown_tables
+from e0_bench.token_lab.results import ResultsFile
+from e0_bench.token_lab.runner import run_lab
+from e0_bench.token_lab.settings import (
     OBJECTIVES,
     REFERENCES,
     LabSettings,
-    ResultsFile,
     UnknownVariantError,
     parse_variant,
     plan_runs,
 )
-from e0.bench.token_lab_report import draw_figure, markdown_tables
-from e0.bench.token_lab_runner import run_lab
+from e0_bench.token_lab.synthetic_chunks import ChunkProblem
 
 KNOWN = OBJECTIVES | REFERENCES
 SLOW = ("e0 one_hot, reflow", "flow, reflow")

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from e0.bench.files import write_json, write_text
-from e0.bench.viewpoint_cost import measure_cost, measure_training
-from e0.bench.viewpoint_figures import draw_strips
-from e0.bench.viewpoint_truth import measure, viewpoint_tables
+from e0_bench.files import write_json, write_text
+from e0_bench.viewpoint.cost import measure_cost, measure_training
+from e0_bench.viewpoint.figures import draw_strips
+from e0_bench.viewpoint.tables import viewpoint_tables
+from e0_bench.viewpoint.truth import measure
 
 TASKS = ("PushCube-v1", "PickCube-v1", "StackCube-v1", "PegInsertionSide-v1")
 FIRST_SEED = 990_000

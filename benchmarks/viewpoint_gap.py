@@ -29,11 +29,11 @@ from scipy.stats import bootstrap
 from torch import Tensor
 from tqdm import tqdm
 
-from e0.bench.action_error import frames_with_chunks
-from e0.bench.files import write_json
-from e0.bench.recipe import Recipe
-from e0.bench.viewpoint_truth import gap_table
 from e0.viewpoint import CameraGeometry, Perturbation, intrinsics, perturb_viewpoint
+from e0_bench.comparison.action_error import frames_with_chunks
+from e0_bench.comparison.recipe import Recipe
+from e0_bench.files import write_json
+from e0_bench.viewpoint.tables import gap_table
 from e0_maniskill.cameras import CameraShift
 from e0_maniskill.collection import CollectionSettings
 from lerobot_policy_e0 import E0Config, E0Policy

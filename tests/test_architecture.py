@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
-PROGRAMS = ("e0.bench", "e0.cli")  # They may use LeRobot and the simulator.
-LEROBOT_SIDE = {"lerobot", "lerobot_policy_e0"}
-SIMULATOR_SIDE = {"mani_skill", "sapien", "gymnasium", "e0_maniskill"}
+# Each package with those of ours that it may import: those of the floors below.
+FLOORS = {
+    "e0": set(),
+    "e0_maniskill": set(),
+    "lerobot_policy_e0": {"e0", "e0_maniskill"},
+    "e0_bench": {"lerobot_policy_e0", "e0", "e0_maniskill"},
+}
+# Packages of others that a floor does without. LeRobot brings Gymnasium along.
+FOREIGN = {
+    "e0": {"lerobot", "transformers", "mani_skill", "sapien", "gymnasium"},
+    "e0_maniskill": {"lerobot", "transformers"},
+}
 MAXIMUM_LINES = 400
 MAXIMUM_IMPORT_SECONDS = 2.0
+MAXIMUM_HELP_SECONDS = 1.0
 
 
-def modules_of(package: str) -> list[str]:
-    """Names of all modules of a package, found as files: nothing is imported."""
-    names = []
+def modules_of(package: str) -> dict[str, Path]:
+    """All modules of a package by name, found as files: nothing is imported."""
+    modules = {}
     for file in sorted((SOURCE / package).rglob("*.py")):
         parts = file.relative_to(SOURCE).with_suffix("").parts
-        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return modules
+
+
+def imports_of(file: Path) -> set[str]:
+    """Names that a file imports anywhere, in functions and for type checkers too; for `from a
+    import b` both a and a.b, of which the second may be no module."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{file} has a relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Every module of ours with those that it names in its imports."""
+    modules = {name: file for package in FLOORS for name, file in modules_of(package).items()}
+    return {name: imports_of(file) & modules.keys() for name, file in modules.items()}
 
 
 def run_python(code: str) -> str:
@@ -48,19 +79,37 @@ def imported_by(modules: list[str]) -> set[str]:
     return set(json.loads(run_python(code).splitlines()[-1]))
 
 
-def test_the_method_needs_neither_lerobot_nor_a_simulator() -> None:
-    method = [name for name in modules_of("e0") if not name.startswith(PROGRAMS)]
-    assert {"e0", "e0.policy", "e0.network.policy_network", "e0.tokens"} <= set(method)
-    imported = imported_by(method)
-    assert "torch" in imported
-    assert not imported & (LEROBOT_SIDE | SIMULATOR_SIDE)
+def test_every_package_has_a_floor() -> None:
+    packages = {file.parent.name for file in SOURCE.glob("*/__init__.py")}
+    assert packages == set(FLOORS)
 
 
-def test_the_simulator_needs_neither_lerobot_nor_the_method() -> None:
-    pytest.importorskip("mani_skill")
-    imported = imported_by(modules_of("e0_maniskill"))
-    assert {"e0_maniskill", "gymnasium"} <= imported
-    assert not imported & (LEROBOT_SIDE | {"e0"})
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_go_downwards(package: str) -> None:
+    modules = modules_of(package)
+    assert len(modules) > 5
+    for name, file in modules.items():
+        used = {imported.partition(".")[0] for imported in imports_of(file)}
+        assert used & FLOORS.keys() <= FLOORS[package] | {package}, name
+        assert not used & FOREIGN.get(package, set()), name
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = import_graph()
+    assert "e0.tokens" in graph["e0.heads"]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", FOREIGN)
+def test_what_is_imported_brings_nothing_foreign_along(package: str) -> None:
+    if package == "e0_maniskill":
+        pytest.importorskip("mani_skill")
+    imported = imported_by(list(modules_of(package)))
+    assert package in imported
+    assert not imported & (FOREIGN[package] | FLOORS.keys() - {package})
 
 
 def test_importing_the_method_costs_little_beyond_torch() -> None:
@@ -70,6 +119,16 @@ def test_importing_the_method_costs_little_beyond_torch() -> None:
     )
     seconds = min(float(run_python(code)) for _ in range(3))
     assert seconds <= MAXIMUM_IMPORT_SECONDS
+
+
+def test_the_command_tells_what_it_can_do_at_once() -> None:
+    code = (
+        "import time, sys\nstart = time.perf_counter()\nsys.argv = ['e0', '--help']\n"
+        "from e0_bench import cli\ncli.main()\nassert 'torch' not in sys.modules\n"
+        "print(time.perf_counter() - start)"
+    )
+    seconds = min(float(run_python(code).splitlines()[-1]) for _ in range(3))
+    assert seconds <= MAXIMUM_HELP_SECONDS
 
 
 def test_no_source_file_is_long() -> None:

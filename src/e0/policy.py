@@ -29,6 +29,7 @@ from e0.objectives import (
     MaskedObjective,
     Objective,
     RegressionObjective,
+    Sampling,
 )
 from e0.tokens import ActionTokenizer
 
@@ -194,8 +195,10 @@ class Policy(nn.Module):
             partial(self.network.denoise, prefix),
             len(prefix.mask),
             self.settings.horizon,
-            steps=self.settings.denoising_steps if steps is None else steps,
-            generator=generator,
-            noise=noise,
-            keep_trace=keep_trace,
+            Sampling(
+                self.settings.denoising_steps if steps is None else steps,
+                generator,
+                noise,
+                keep_trace,
+            ),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import (
@@ -49,7 +49,7 @@ class E0Config(PreTrainedConfig):
             id; kept in the checkpoint. maximum_prompt_tokens: longer prompts are refused; 0 means
             48, or 200 where the state is in the prompt.
         compile_model: torch.compile the denoising network. fast_sampling: make all ahead of
-            sampling that can be made ahead (`e0.sampler`), on a GPU as one CUDA graph.
+            sampling that can be made ahead (`e0.sampling.sampler`), on a GPU as one CUDA graph.
     Training:
         vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
             numbers cannot name an episode and the policy has to look at its images.
@@ -74,31 +74,31 @@ class E0Config(PreTrainedConfig):
         reflow_steps: its denoising steps.
     """
 
-    horizon: int = 8
+    horizon: int = PolicySettings.horizon
     n_action_steps: int = 4
-    vocabulary_size: int = 256
+    vocabulary_size: int = PolicySettings.vocabulary_size
     codebook: str = "mu_law"
 
-    objective: str = "e0"
-    head: str = "cosine"
-    mean_weight: float = 1.0
-    embedding: str = "ordinal"
-    schedule: str = "linear"
-    time_distribution: str = "beta"
-    sampler: str = "ddim"
-    temperature: float = 1.0
-    read_out: str = "argmax"
-    early_stop: bool = False
-    confidence_noise: float = 1.0
-    remask: bool = False
-    denoising_steps: int = 4
-    noise_draws: int = 4
+    objective: str = PolicySettings.objective
+    head: str = PolicySettings.head
+    mean_weight: float = PolicySettings.mean_weight
+    embedding: str = PolicySettings.embedding
+    schedule: str = PolicySettings.schedule
+    time_distribution: str = PolicySettings.time_distribution
+    sampler: str = PolicySettings.sampler
+    temperature: float = PolicySettings.temperature
+    read_out: str = PolicySettings.read_out
+    early_stop: bool = PolicySettings.early_stop
+    confidence_noise: float = PolicySettings.confidence_noise
+    remask: bool = PolicySettings.remask
+    denoising_steps: int = PolicySettings.denoising_steps
+    noise_draws: int = PolicySettings.noise_draws
 
     preset: str = "tiny"
-    use_instruction: bool = True
+    use_instruction: bool = PolicySettings.use_instruction
     maximum_instruction_bytes: int = 256
     cameras: list[str] = field(default_factory=list)
-    token_grain: str = "step"
+    token_grain: str = PolicySettings.token_grain
     text_tokenizer: str | None = None
     maximum_prompt_tokens: int = 0
     compile_model: bool = False
@@ -280,27 +280,9 @@ class E0Config(PreTrainedConfig):
     def _settings(
         self, cameras: tuple[str, ...], vectors: dict[str, int], action_dim: int
     ) -> PolicySettings:
-        return PolicySettings(
-            cameras=cameras,
-            vectors=vectors,
-            action_dim=action_dim,
-            horizon=self.horizon,
-            preset=self.preset,
-            token_grain=self.token_grain,  # pyright: ignore[reportArgumentType]: checked there
-            use_instruction=self.use_instruction,
-            vocabulary_size=self.vocabulary_size,
-            objective=self.objective,
-            head=self.head,
-            mean_weight=self.mean_weight,
-            embedding=self.embedding,
-            schedule=self.schedule,
-            time_distribution=self.time_distribution,
-            sampler=self.sampler,
-            temperature=self.temperature,
-            read_out=self.read_out,
-            early_stop=self.early_stop,
-            confidence_noise=self.confidence_noise,
-            remask=self.remask,
-            denoising_steps=self.denoising_steps,
-            noise_draws=self.noise_draws,
-        )
+        taken = {
+            name: getattr(self, name)
+            for name in (field.name for field in fields(PolicySettings))
+            if name not in ("cameras", "vectors", "action_dim")
+        }
+        return PolicySettings(cameras, vectors, action_dim, **taken)

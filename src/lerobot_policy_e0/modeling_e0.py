@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from e0.averaging import WeightAverage, with_weights
-from e0.cuda_graph import GraphedSampler
 from e0.network.policy_network import Observation
 from e0.policy import ActionChunk, Policy
 from e0.reflow import make_teacher, reflow_loss
-from e0.sampler import FastSampler, require_dtype
+from e0.sampling.cuda_graph import GraphedSampler
+from e0.sampling.sampler import FastSampler, require_dtype
 from e0.weights import import_weights, open_source
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import read_actions

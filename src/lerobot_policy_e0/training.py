@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from httpx import HTTPError
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from lerobot.configs import parser
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.scripts.lerobot_train import train
@@ -93,9 +95,27 @@ def train_in_memory(cfg: TrainPipelineConfig) -> None:
 
 
 def main() -> None:
-    """Entry point; takes the flags of `lerobot-train`."""
+    """Entry point; takes the flags of `lerobot-train`.
+
+    Raises ValueError for settings that the policy refuses, ConnectionError where something is not
+    on this disk and the hub does not give it, and what LeRobot's training raises.
+    """
     register_third_party_plugins()
-    train_in_memory()  # pyright: ignore[reportCallIssue]  # the wrapper parses sys.argv
+    try:
+        train_in_memory()  # pyright: ignore[reportCallIssue]  # the wrapper parses sys.argv
+    except SystemExit as stop:
+        # LeRobot has printed which settings were refused, and not why.
+        reason = stop.__context__
+        while reason is not None and reason.__cause__ is not None:
+            reason = reason.__cause__
+        if isinstance(reason, ValueError):
+            raise ValueError(str(reason)) from stop
+        raise
+    except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise ConnectionError(
+            "a dataset or weights are neither on this disk (check --dataset.root and "
+            f"--policy.path) nor to be had from the hub: {error}"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from e0.bench.lerobot_peers import VOCABULARY, Kind, configuration, sizes_of
 from e0.network.presets import PRESETS, Preset, WordShape
+from e0_bench.speed.lerobot_peers import VOCABULARY, Kind, configuration, sizes_of
 
 
 def tiny_preset(kind: Kind) -> Preset:

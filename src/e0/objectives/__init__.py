@@ -12,7 +12,7 @@ from e0.objectives.autoregressive import AutoregressiveObjective
 from e0.objectives.diffusion import E0Objective
 from e0.objectives.flow import FlowObjective
 from e0.objectives.hybrid import HybridObjective
-from e0.objectives.interface import ActionChunk, Denoise, Objective
+from e0.objectives.interface import ActionChunk, Denoise, Objective, Sampling
 from e0.objectives.masked import MaskedObjective
 from e0.objectives.regression import RegressionObjective
 
@@ -26,4 +26,5 @@ __all__ = [
     "MaskedObjective",
     "Objective",
     "RegressionObjective",
+    "Sampling",
 ]

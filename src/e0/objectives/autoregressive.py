@@ -12,7 +12,7 @@ from e0.diffusion import draw, posterior_entropy
 from e0.heads import TokenHead
 from e0.network.transformer import DecodingCache
 from e0.objectives.diffusion import require_temperature
-from e0.objectives.interface import ActionChunk, Denoise, refuse_noise, require_steps
+from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +55,8 @@ class AutoregressiveObjective:
         logits = self.head.logits()(outputs.view(*tokens.shape, -1))
         return self.head.loss(logits, tokens, valid)
 
-    def sample(
-        self,
-        denoise: Denoise,
-        batch: int,
-        horizon: int,
-        *,
-        steps: int,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        keep_trace: bool = False,
-    ) -> ActionChunk:
-        require_steps(steps)
-        refuse_noise(noise, "autoregressive")
+    def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
+        refuse_noise(sampling.noise, "autoregressive")
         tokenizer = self.head.tokenizer
         to_logits, cache = self.head.logits(), DecodingCache()
         before = torch.zeros(batch, 1, 1, self.input_width, device=tokenizer.codebook.device)
@@ -77,9 +66,9 @@ class AutoregressiveObjective:
             outputs = denoise(before, time, cache)
             every = to_logits(outputs.expand(-1, -1, tokenizer.action_dim, -1))
             logits = every[:, 0, place % tokenizer.action_dim]
-            tokens.append(draw(logits, self.temperature, generator))
+            tokens.append(draw(logits, self.temperature, sampling.generator))
             entropy.append(posterior_entropy(logits))
-            if keep_trace:
+            if sampling.keep_trace:
                 trace.append(logits)
             before = self._embed(tokens[-1][:, None])
         chunk = (batch, horizon, tokenizer.action_dim)
@@ -87,7 +76,7 @@ class AutoregressiveObjective:
             tokenizer.decode(torch.stack(tokens, 1).view(chunk)),
             torch.stack(entropy, 1).view(chunk),
             len(tokens),
-            trace if keep_trace else None,
+            trace if sampling.keep_trace else None,
         )
 
     def _embed(self, tokens: Tensor) -> Tensor:

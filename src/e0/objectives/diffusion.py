@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from e0.diffusion import (
@@ -18,7 +17,7 @@ from e0.diffusion import (
     sample,
 )
 from e0.heads import TokenHead
-from e0.objectives.interface import ActionChunk, Denoise, training_time
+from e0.objectives.interface import ActionChunk, Denoise, Sampling, training_time
 
 EMBEDDINGS = ("ordinal", "one_hot")
 READ_OUTS = ("argmax", "window_mean")
@@ -83,17 +82,7 @@ class E0Objective:
         logits = self.head.logits()(denoise(noisy, time))
         return self.head.loss(logits, tokens, valid).view(-1, draws).mean(1)
 
-    def sample(
-        self,
-        denoise: Denoise,
-        batch: int,
-        horizon: int,
-        *,
-        steps: int,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        keep_trace: bool = False,
-    ) -> ActionChunk:
+    def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
         codebook = self.head.tokenizer.codebook
         logits = self.head.logits()
         drawn = sample(
@@ -101,13 +90,13 @@ class E0Objective:
             self.embedding,
             (batch, horizon, self.head.tokenizer.action_dim),
             schedule=SCHEDULES[self.schedule_name],
-            steps=steps,
+            steps=sampling.steps,
             sampler=self.sampler,
             temperature=self.temperature,
-            generator=generator,
-            initial_noise=noise,
+            generator=sampling.generator,
+            initial_noise=sampling.noise,
             early_stop=self.early_stop,
-            keep_trace=keep_trace,
+            keep_trace=sampling.keep_trace,
             device=codebook.device,
         )
         actions = read_out(drawn.logits, codebook, self.read_out)

@@ -11,7 +11,7 @@ from e0.diffusion import mean_over_valid
 from e0.objectives.interface import (
     ActionChunk,
     Denoise,
-    require_steps,
+    Sampling,
     starting_noise,
     training_time,
 )
@@ -52,21 +52,10 @@ class FlowObjective:
         error = velocity.float() - (noise - clean)
         return mean_over_valid(error.square(), valid).view(-1, draws).mean(1)
 
-    def sample(
-        self,
-        denoise: Denoise,
-        batch: int,
-        horizon: int,
-        *,
-        steps: int,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        keep_trace: bool = False,
-    ) -> ActionChunk:
-        require_steps(steps)
-        device = self.tokenizer.codebook.device
+    def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
+        steps, device = sampling.steps, self.tokenizer.codebook.device
         shape = (batch, horizon, self.tokenizer.action_dim, 1)
-        x = starting_noise(noise, shape, generator, device)
+        x = starting_noise(sampling.noise, shape, sampling.generator, device)
         times = 1 - torch.arange(steps, device=device, dtype=torch.float32) / steps
         for time in times:
             x = x - denoise(x, time.expand(batch)).float() / steps

@@ -18,7 +18,7 @@ from e0.diffusion import (
 )
 from e0.heads import TokenHead
 from e0.objectives.flow import interpolate, standardize, to_actions
-from e0.objectives.interface import ActionChunk, Denoise, refuse_noise, starting_noise
+from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise, starting_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,28 +71,20 @@ class HybridObjective:
         code = self.head.loss(self.head.logits()(outputs[..., 1:]), tokens, valid)
         return (0.5 * flow + 0.5 * code).view(-1, draws).mean(1)
 
-    def sample(
-        self,
-        denoise: Denoise,
-        batch: int,
-        horizon: int,
-        *,
-        steps: int,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        keep_trace: bool = False,
-    ) -> ActionChunk:
+    def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
         tokenizer, logits = self.head.tokenizer, self.head.logits()
         device = tokenizer.codebook.device
         chunk = (batch, horizon, tokenizer.action_dim)
-        start = starting_noise(noise, (*chunk, self.input_width), generator, device)
+        start = starting_noise(
+            sampling.noise, (*chunk, self.input_width), sampling.generator, device
+        )
         x = start[..., :1]
 
         def both_branches(noisy: Tensor, time: Tensor) -> Tensor:
             """Logits for the token branch; the flow branch takes its own step on the way."""
             nonlocal x
             outputs = denoise(torch.cat((x, noisy), -1), time)
-            x = x - outputs[..., :1].float() / steps
+            x = x - outputs[..., :1].float() / sampling.steps
             return logits(outputs[..., 1:])
 
         drawn = sample(
@@ -100,9 +92,9 @@ class HybridObjective:
             self._embedding,
             chunk,
             schedule=SCHEDULES["linear"],
-            steps=steps,
+            steps=sampling.steps,
             initial_noise=start[..., 1:],
-            keep_trace=keep_trace,
+            keep_trace=sampling.keep_trace,
             device=device,
         )
         codes = read_out(drawn.logits, tokenizer.codebook)

@@ -7,6 +7,7 @@ Shapes: B observations, R noise draws per observation, H steps, D action dimensi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -42,6 +43,26 @@ class ActionChunk(NamedTuple):
     trace: list[Tensor] | None
 
 
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """How chunks are drawn.
+
+    steps: network evaluations, where the objective leaves their number open. generator: of the
+    random numbers, torch's global one if None. noise: what sampling starts from, drawn if None.
+    keep_trace: return the logits of every evaluation, too. Raises ValueError for fewer than one
+    step.
+    """
+
+    steps: int
+    generator: torch.Generator | None = None
+    noise: Tensor | None = None
+    keep_trace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
 class Objective(Protocol):
     """`input_width` numbers go into the network and `output_width` come out, for every
     (step, dimension)."""
@@ -74,22 +95,11 @@ class Objective(Protocol):
         """
         ...
 
-    def sample(
-        self,
-        denoise: Denoise,
-        batch: int,
-        horizon: int,
-        *,
-        steps: int,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        keep_trace: bool = False,
-    ) -> ActionChunk:
-        """Draw one chunk for each of `batch` observations with `steps` network evaluations, if the
-        objective leaves their number open.
+    def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
+        """Draw one chunk for each of `batch` observations.
 
-        `noise` replaces the noise that sampling starts from. Raises ValueError for fewer than one
-        step, and for noise of another shape or where sampling starts from none.
+        Raises ValueError for noise of another shape than (B, H, D, input width), or where sampling
+        starts from none.
         """
         ...
 
@@ -98,12 +108,6 @@ def refuse_noise(noise: Tensor | None, objective: str) -> None:
     """Raise ValueError if noise is given to an objective that takes none."""
     if noise is not None:
         raise ValueError(f"the {objective} objective takes no noise; leave `noise` out")
-
-
-def require_steps(steps: int) -> None:
-    """Raise ValueError for fewer than one denoising step."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 def starting_noise(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from e0.diffusion import draw, gumbel, posterior_entropy
 from e0.heads import TokenHead
 from e0.objectives.diffusion import require_temperature
-from e0.objectives.interface import ActionChunk, Denoise, refuse_noise, require_steps
+from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +73,9 @@ class MaskedObjective:
         logits = self._logits(denoise, tokens, hidden | ~valid, share)
         return self.head.loss(logits, tokens, hidden & valid).view(-1, draws).mean(1)
 
-    def sample(
-        self,
-        denoise: Denoise,
-        batch: int,
-        horizon: int,
-        *,
-        steps: int,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        keep_trace: bool = False,
-    ) -> ActionChunk:
-        require_steps(steps)
-        refuse_noise(noise, "masked")
+    def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
+        refuse_noise(sampling.noise, "masked")
+        steps = sampling.steps
         device = self.head.tokenizer.codebook.device
         shape = (batch, horizon, self.head.tokenizer.action_dim)
         tokens = torch.zeros(shape, dtype=torch.long, device=device)
@@ -96,9 +86,9 @@ class MaskedObjective:
         for step in range(steps):
             share = torch.full((batch,), math.cos(math.pi / 2 * step / steps), device=device)
             logits = self._logits(denoise, tokens, hidden, share)
-            if keep_trace:
+            if sampling.keep_trace:
                 trace.append(logits)
-            drawn = draw(logits, self.temperature, generator)
+            drawn = draw(logits, self.temperature, sampling.generator)
             tokens = torch.where(hidden, drawn, tokens)
             entropy = torch.where(hidden, posterior_entropy(logits), entropy)
             remaining = math.floor(count * math.cos(math.pi / 2 * (step + 1) / steps))
@@ -106,10 +96,10 @@ class MaskedObjective:
             if step == steps - 1 or remaining <= 0:
                 break
             fading = self.confidence_noise * (1 - (step + 1) / steps)
-            confidence = self._confidence(logits, tokens, hidden, fading, generator)
+            confidence = self._confidence(logits, tokens, hidden, fading, sampling.generator)
             hidden = _least(confidence, remaining)
         actions = self.head.tokenizer.decode(tokens)
-        return ActionChunk(actions, entropy, step + 1, trace if keep_trace else None)
+        return ActionChunk(actions, entropy, step + 1, trace if sampling.keep_trace else None)
 
     def _confidence(
         self,

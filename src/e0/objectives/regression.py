@@ -9,7 +9,7 @@ from torch import Tensor
 
 from e0.diffusion import mean_over_valid
 from e0.objectives.flow import standardize, to_actions
-from e0.objectives.interface import ActionChunk, Denoise, refuse_noise, require_steps
+from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise
 from e0.tokens import ActionTokenizer
 
 
@@ -40,19 +40,8 @@ class RegressionObjective:
         error = self._predict(denoise, target.shape) - target
         return mean_over_valid(error.abs(), valid)
 
-    def sample(
-        self,
-        denoise: Denoise,
-        batch: int,
-        horizon: int,
-        *,
-        steps: int,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        keep_trace: bool = False,
-    ) -> ActionChunk:
-        require_steps(steps)
-        refuse_noise(noise, "regression")
+    def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
+        refuse_noise(sampling.noise, "regression")
         shape = torch.Size((batch, horizon, self.tokenizer.action_dim))
         actions = to_actions(self.tokenizer, self._predict(denoise, shape))
         return ActionChunk(actions, None, 1, None)

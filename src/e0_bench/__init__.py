@@ -1,0 +1,1 @@
+"""Measuring: closed loop, comparisons, the demo, the token lab, speed, moved cameras."""

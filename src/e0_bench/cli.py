@@ -1,0 +1,130 @@
+"""The command `e0`. A subcommand's modules are imported when it is asked for."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+
+Arguments = list[str]
+
+HELP = """\
+usage: e0 SUBCOMMAND ...
+
+E0, a robot policy by continuized discrete diffusion.
+
+{subcommands}
+
+e0 SUBCOMMAND --help shows its flags; --debug shows the traceback of any error.\
+"""
+
+
+def collect(arguments: Arguments) -> None:
+    """Let scripted experts make demonstrations: a LeRobotDataset v3.
+
+    Stopped, it goes on where it was when the same command is given again."""
+    from e0_bench.collect import CollectCommand, run_collect
+
+    run_collect(_parse(CollectCommand, arguments, collect))
+
+
+def train(arguments: Arguments) -> None:
+    """Train a policy, with the flags of `lerobot-train` and all frames kept in memory."""
+    from lerobot_policy_e0 import training
+
+    sys.argv = ["e0 train", *arguments]  # where LeRobot looks for its flags
+    training.main()
+
+
+def bench(arguments: Arguments) -> None:
+    """Measure policies of any LeRobot type on the same episodes, and compare them.
+
+    The summary covers what is asked for. Stopped, it goes on where it was, and asking for more
+    episodes, tasks or checkpoints extends it."""
+    from e0_bench.closed_loop.benchmark import BenchmarkSettings, run_benchmark
+    from e0_bench.closed_loop.summary import markdown
+
+    settings = _parse(BenchmarkSettings, arguments, bench)
+    print(f"\n{markdown(run_benchmark(settings))}\nResults: {settings.out}")
+
+
+def compare(arguments: Arguments) -> None:
+    """Collect, train and measure several policies on equal terms, as a recipe says."""
+    from e0_bench.comparison.comparison import (
+        ComparisonSettings,
+        comparison_markdown,
+        run_comparison,
+    )
+
+    settings = _parse(ComparisonSettings, arguments, compare)
+    print(f"\n{comparison_markdown(run_comparison(settings))}\nResults: {settings.directory}")
+
+
+def demo(arguments: Arguments) -> None:
+    """Collect, train and evaluate a policy on two tasks, and write a report."""
+    from e0_bench.demo.demo import run_demo
+    from e0_bench.demo.settings import DemoSettings
+
+    run_demo(_parse(DemoSettings, arguments, demo))
+
+
+def import_weights(arguments: Arguments) -> None:
+    """Check weights of pi-0, pi-0.5, PaliGemma or E0's authors, and keep what E0 uses.
+
+    Every tensor is accounted for. Start from the result with --policy.init_from=OUTPUT."""
+    from e0_bench.import_weights import ImportWeightsCommand, run_import_weights
+
+    run_import_weights(_parse(ImportWeightsCommand, arguments, import_weights))
+
+
+SUBCOMMANDS = {
+    run.__name__.replace("_", "-"): run
+    for run in (collect, train, bench, compare, demo, import_weights)
+}
+
+
+def main() -> None:
+    """Entry point of the command `e0`.
+
+    Errors that can be foreseen end it with one line; --debug shows their traceback, too.
+    """
+    debug = "--debug" in sys.argv
+    name, *arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or [""]
+    if name in ("-h", "--help"):
+        print(_help())
+        return
+    if name not in SUBCOMMANDS:
+        complaint = f"unknown subcommand {name!r}" if name else "which subcommand?"
+        print(f"{_help()}\n\ne0: {complaint}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        SUBCOMMANDS[name](arguments)
+    except (ValueError, RuntimeError, OSError) as error:
+        if debug:
+            raise
+        sys.exit(f"e0: {error}")
+
+
+def _help() -> str:
+    summaries = [
+        f"  {name:16}{_describe(run).splitlines()[0]}" for name, run in SUBCOMMANDS.items()
+    ]
+    return HELP.format(subcommands="\n".join(summaries))
+
+
+def _describe(run: Callable[[Arguments], None]) -> str:
+    return inspect.getdoc(run) or ""
+
+
+def _parse[Settings](
+    kind: type[Settings], arguments: Arguments, run: Callable[[Arguments], None]
+) -> Settings:
+    """The settings of a subcommand from its flags."""
+    import tyro
+
+    program = f"e0 {run.__name__.replace('_', '-')}"
+    return tyro.cli(kind, args=arguments, prog=program, description=_describe(run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Policies in LeRobot environments, episode by episode: `e0 bench`."""

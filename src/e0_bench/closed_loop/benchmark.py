@@ -1,0 +1,354 @@
+"""Several policies on the same episodes: run them, compare them, write down what was found.
+
+An episode is a policy, a task, a seed and a control. Every policy meets the same initial states,
+so differences are judged in pairs. `DIR/benchmark.json` says what is being measured,
+`DIR/episodes.jsonl` holds one line per finished episode; both survive a kill and may be extended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e0_bench.closed_loop.camera_shifts import moved_axes
+from e0_bench.closed_loop.checkpoints import (
+    BenchmarkCheckpointError,
+    Checkpoint,
+    check_fit,
+    read_checkpoints,
+)
+from e0_bench.closed_loop.environments import (
+    EnvironmentSettings,
+    environment_names,
+    open_environment,
+)
+from e0_bench.closed_loop.episodes import (
+    INPUT_CONTROLS,
+    EpisodeJob,
+    EpisodeLog,
+    EpisodeResult,
+    changed_options,
+)
+from e0_bench.closed_loop.figures import calibration_figure, success_figure
+from e0_bench.closed_loop.runner import Assignment, RunnerSettings, episode_pool, evaluate
+from e0_bench.closed_loop.shift_figure import shift_figure
+from e0_bench.closed_loop.summary import markdown, summarize
+from e0_bench.files import write_json, write_text
+
+
+class BenchmarkSettingsError(ValueError):
+    """Settings that cannot be run."""
+
+
+class BenchmarkMismatchError(ValueError):
+    """The output directory holds another benchmark; nothing in it was changed."""
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """What to measure. The summary covers what is asked for here; episodes that the output
+    directory holds already are not run again, so a benchmark is extended by asking for more."""
+
+    checkpoints: tuple[Path, ...]
+    """Checkpoint directories of any LeRobot policies (.../pretrained_model)."""
+    tasks: tuple[str, ...]
+    """Tasks of the environment; a suite such as libero_10 stands for all tasks in it."""
+    out: Path
+    """Directory of the results."""
+    episodes: int = 50
+    """Episodes of each policy on each task."""
+    seed: int = 900_000
+    """Seed of each task's first episode; the others follow it."""
+    labels: tuple[str, ...] = ()
+    """Names of the policies; made from the paths if not given."""
+    env: str = "maniskill"
+    """Environment type, as --env.type of LeRobot."""
+    env_options: tuple[str, ...] = ()
+    """The environment's options, as in proprioception=compact image_size=96."""
+    denoising_steps: int | None = None
+    """Denoising steps of E0 policies; their own if not given."""
+    controls: tuple[str, ...] = ()
+    """Repeat episodes with one thing changed: blackout (black images), instruction (another than
+    the right one), or options of the environment, as in camera_shift=15,0,1,0."""
+    control_episodes: int = 20
+    """Episodes of each control: the first ones of each task, at most all."""
+    workers: int = 2
+    """Processes."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "control_episodes", "workers"):
+            if getattr(self, name) < 1:
+                raise BenchmarkSettingsError(
+                    f"{name} must be at least 1, not {getattr(self, name)}"
+                )
+        if self.denoising_steps is not None and self.denoising_steps < 1:
+            raise BenchmarkSettingsError(
+                f"denoising_steps must be at least 1, not {self.denoising_steps}"
+            )
+        if not 0 <= self.seed <= 2**31 - self.episodes:
+            raise BenchmarkSettingsError(f"seeds must lie in [0, 2^31), the first is {self.seed}")
+        for name in ("tasks", "controls"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise BenchmarkSettingsError(f"{name} holds a name twice: {', '.join(values)}")
+        for control in self.controls:
+            if control not in INPUT_CONTROLS and "=" not in control:
+                raise BenchmarkSettingsError(
+                    f"unknown control {control!r}: {', '.join(INPUT_CONTROLS)}, or options of the "
+                    "environment, as in camera_shift=15,0,1,0"
+                )
+        if not self.tasks:
+            raise BenchmarkSettingsError("give at least one task")
+
+    @property
+    def environment(self) -> EnvironmentSettings:
+        return EnvironmentSettings(self.env, tuple(self.env_options))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What an environment gives: shapes of its observations, size of an action it takes, and the
+    instructions it may give."""
+
+    name: str
+    features: Mapping[str, tuple[int, ...]]
+    action_size: int
+    instructions: tuple[str, ...]
+
+
+def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
+    """Run what is missing of a benchmark; return its summary, which is also kept in
+    `out/summary.json` beside `table.md`, `success.png`, `camera_shift.png` (where cameras were
+    moved) and `calibration.png` (where a policy has an entropy).
+
+    Raises UnknownEnvironmentError, BenchmarkCheckpointError or BenchmarkSettingsError for what
+    cannot be run, BenchmarkMismatchError or EpisodeLogError if `out` holds something else, and
+    EpisodeError if an episode fails; finished episodes are kept in any case.
+    """
+    record, names, episodes = _measure(settings)
+    labels = list(dict.fromkeys(episode.policy for episode in episodes))
+    summary = {"benchmark": record} | summarize(episodes, labels, names, settings.controls)
+    _write_results(settings.out, summary)
+    return summary
+
+
+def read_episodes(settings: BenchmarkSettings) -> list[EpisodeResult]:
+    """The episodes of a benchmark that its settings ask for; those that are missing are run, and
+    raise what `run_benchmark` raises."""
+    return _measure(settings)[2]
+
+
+def _measure(
+    settings: BenchmarkSettings,
+) -> tuple[dict[str, Any], list[str], list[EpisodeResult]]:
+    """Run what is missing; the record, the names of all tasks, and the episodes asked for."""
+    for task in settings.tasks:
+        for control in ("none", *settings.controls):
+            settings.environment.changed(changed_options(control)).config(task)
+    recorded = _read_record(settings.out)
+    checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))
+    _check_denoising_steps(settings, checkpoints)
+    record = _extended_record(settings, checkpoints, recorded)
+    with EpisodeLog(settings.out / "episodes.jsonl") as log:
+        _check_log(log, recorded)
+        jobs = _jobs(settings, checkpoints, record)
+        if jobs is None or any(job not in log.results for job in jobs):
+            with episode_pool(settings.environment, settings.workers) as pool:
+                offers = _offers(settings, checkpoints, pool)
+                record["tasks"] |= {task: [o.name for o in offers[task]] for task in offers}
+                write_json(settings.out / "benchmark.json", record)
+                jobs = _jobs(settings, checkpoints, record)
+                assert jobs is not None
+                assignments = _assignments(settings, checkpoints, jobs, offers, log)
+                evaluate(assignments, log, pool, description="Episodes")
+        episodes = [log.results[job] for job in jobs]
+    names = [name for task in settings.tasks for name in record["tasks"][task]]
+    return record, names, episodes
+
+
+def _write_results(out: Path, summary: dict[str, Any]) -> None:
+    write_json(out / "summary.json", summary)
+    write_text(out / "table.md", markdown(summary))
+    success_figure(summary, out / "success.png")
+    if moved_axes([row["control"] for row in summary["rates"]]):
+        shift_figure(summary, out / "camera_shift.png")
+    if summary["calibration"]:
+        calibration_figure(summary, out / "calibration.png")
+
+
+# What the output directory holds.
+
+
+def _read_record(out: Path) -> dict[str, Any]:
+    """What `out` is a benchmark of; empty for a new directory."""
+    path, episodes = out / "benchmark.json", out / "episodes.jsonl"
+    if path.exists():
+        try:
+            record = json.loads(path.read_text())
+            return {key: record[key] for key in ("environment", "seed", "denoising_steps")} | {
+                key: dict(record[key]) for key in ("policies", "tasks")
+            }
+        except (ValueError, KeyError, TypeError) as error:
+            raise BenchmarkMismatchError(
+                f"{path} does not describe a benchmark ({error!r}); choose another --out"
+            ) from error
+    if episodes.exists() and episodes.stat().st_size:
+        raise BenchmarkMismatchError(
+            f"{episodes} holds episodes of another run, without a benchmark.json beside it; choose "
+            "another --out"
+        )
+    return {}
+
+
+def _extended_record(
+    settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint], recorded: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record with the new policies; BenchmarkMismatchError if it is of another benchmark."""
+    record: dict[str, Any] = {
+        "environment": {"type": settings.env, "options": settings.environment.changed_options()},
+        "seed": settings.seed,
+        "denoising_steps": settings.denoising_steps,
+        "policies": {checkpoint.label: checkpoint.record() for checkpoint in checkpoints},
+        "tasks": {},
+    }
+    if not recorded:
+        return record
+    for key in ("environment", "seed", "denoising_steps"):
+        if recorded[key] != record[key]:
+            raise BenchmarkMismatchError(
+                f"{settings.out} holds a benchmark with another {key.replace('_', ' ')}: "
+                f"{recorded[key]}, not {record[key]}; choose another --out"
+            )
+    for label, entry in record["policies"].items():
+        before = recorded["policies"].get(label)
+        if before is not None and before["files"] != entry["files"]:
+            changed = [
+                name
+                for name in sorted(before["files"].keys() | entry["files"].keys())
+                if before["files"].get(name) != entry["files"].get(name)
+            ]
+            raise BenchmarkMismatchError(
+                f"{settings.out} holds episodes of another policy {label!r}: "
+                f"{', '.join(changed)} of {entry['checkpoint']} differ; choose another label with "
+                "--labels, or another --out"
+            )
+    record["policies"] = recorded["policies"] | record["policies"]
+    record["tasks"] = recorded["tasks"]
+    return record
+
+
+def _check_log(log: EpisodeLog, recorded: Mapping[str, Any]) -> None:
+    policies = recorded.get("policies", {})
+    tasks = {name for names in recorded.get("tasks", {}).values() for name in names}
+    for job in log.results:
+        if job.policy not in policies or job.task not in tasks:
+            raise BenchmarkMismatchError(
+                f"{log.path} holds an episode of another run ({job}); choose another --out"
+            )
+
+
+# What is to be run.
+
+
+def _jobs(
+    settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint], record: Mapping[str, Any]
+) -> list[EpisodeJob] | None:
+    """All episodes asked for, or None while it is not known what a task stands for."""
+    if any(task not in record["tasks"] for task in settings.tasks):
+        return None
+    few = min(settings.control_episodes, settings.episodes)
+    return [
+        EpisodeJob(checkpoint.label, name, settings.seed + number, control)
+        for checkpoint in checkpoints
+        for task in settings.tasks
+        for name in record["tasks"][task]
+        for control in ("none", *settings.controls)
+        for number in range(settings.episodes if control == "none" else few)
+    ]
+
+
+def _offers(
+    settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint], pool: ProcessPoolExecutor
+) -> dict[str, list[Offer]]:
+    """What the environments of each task give, after checking that every policy can use it."""
+    futures = {
+        task: pool.submit(_offers_of_task, settings.environment, task) for task in settings.tasks
+    }
+    offers = {task: future.result() for task, future in futures.items()}
+    for offer in (offer for some in offers.values() for offer in some):
+        for checkpoint in checkpoints:
+            check_fit(checkpoint, offer.name, offer.features, offer.action_size)
+        if "blackout" in settings.controls and not any(
+            len(s) == 3 for s in offer.features.values()
+        ):
+            raise BenchmarkSettingsError(
+                f"the control 'blackout' needs images, and {offer.name} gives none"
+            )
+    instructions = {
+        text for some in offers.values() for offer in some for text in offer.instructions
+    }
+    if "instruction" in settings.controls and len(instructions) < 2:
+        raise BenchmarkSettingsError(
+            "the control 'instruction' needs another instruction than the right one, and there is "
+            f"only {sorted(instructions)}; give a second task, or a task with several instructions"
+        )
+    return offers
+
+
+def _offers_of_task(environment: EnvironmentSettings, task: str) -> list[Offer]:
+    """In a worker: look at the environments of a task."""
+    from lerobot.envs import env_to_policy_features, preprocess_observation
+    from lerobot.utils.constants import ACTION
+
+    offers = []
+    for name in environment_names(environment, task):
+        opened = open_environment(environment, name)
+        prepare, _ = opened.config.get_env_processors()
+        batch = prepare(preprocess_observation(opened.reset(0)) | {"task": [opened.instruction]})
+        features = {
+            key: tuple(value.shape[1:]) for key, value in batch.items() if hasattr(value, "shape")
+        }
+        action = env_to_policy_features(opened.config)[ACTION]
+        offers.append(Offer(name, features, int(action.shape[0]), opened.instructions))
+    return offers
+
+
+def _assignments(
+    settings: BenchmarkSettings,
+    checkpoints: Sequence[Checkpoint],
+    jobs: Sequence[EpisodeJob],
+    offers: Mapping[str, Sequence[Offer]],
+    log: EpisodeLog,
+) -> list[Assignment]:
+    runners = {
+        checkpoint.label: RunnerSettings(
+            checkpoint.directory, settings.environment, settings.denoising_steps
+        )
+        for checkpoint in checkpoints
+    }
+    instructions = tuple(
+        dict.fromkeys(text for some in offers.values() for o in some for text in o.instructions)
+    )
+    # What one policy was told another is told, even if there are more instructions by now.
+    told = {
+        (job.task, job.seed): (result.instruction,)
+        for job, result in log.results.items()
+        if job.control == "instruction"
+    }
+    return [
+        Assignment(job, runners[job.policy], told.get((job.task, job.seed), instructions))
+        for job in jobs
+    ]
+
+
+def _check_denoising_steps(settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint]) -> None:
+    others = [c for c in checkpoints if c.type != "e0"]
+    if settings.denoising_steps is not None and others:
+        raise BenchmarkCheckpointError(
+            f"--denoising-steps is for E0 policies; {others[0].label!r} is of type "
+            f"{others[0].type!r}. Leave it out, or benchmark that policy apart"
+        )

@@ -1,0 +1,208 @@
+"""The policies of a benchmark: LeRobot checkpoint directories, their labels and identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
+
+WEIGHTS = "model.safetensors"
+REQUIRED = ("config.json", WEIGHTS, "policy_preprocessor.json", "policy_postprocessor.json")
+NOT_USED = ("train_config.json",)  # LeRobot keeps it beside what evaluation reads
+UNINFORMATIVE = {"pretrained_model", "checkpoints", "train"}
+
+
+class BenchmarkCheckpointError(ValueError):
+    """A checkpoint that is not there, is given twice, or does not fit what it is to be run on."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A policy to run. files: SHA-256 of everything that its behaviour depends on, by file name."""
+
+    label: str
+    directory: Path
+    type: str
+    files: Mapping[str, str]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {"checkpoint": str(self.directory), "type": self.type, "files": dict(self.files)}
+
+
+def read_checkpoints(
+    directories: Sequence[Path],
+    labels: Sequence[str] = (),
+    recorded: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Checkpoint]:
+    """The checkpoints in these directories, with the given labels, or, without any, those they
+    have in `recorded` (label to `Checkpoint.record`), or else short ones made from their paths.
+
+    Raises BenchmarkCheckpointError for a directory that holds no checkpoint, a checkpoint given
+    twice, labels that do not match in number, repeat or stand for another checkpoint already.
+    """
+    recorded = recorded or {}
+    if not directories:
+        raise BenchmarkCheckpointError("give at least one checkpoint directory")
+    if labels and len(labels) != len(directories):
+        raise BenchmarkCheckpointError(
+            f"give one label for each checkpoint: {len(directories)} checkpoints, "
+            f"{len(labels)} labels"
+        )
+    files = [_hashes(directory) for directory in directories]
+    for index, content in enumerate(files):
+        if content in files[:index]:
+            first = directories[files.index(content)]
+            raise BenchmarkCheckpointError(
+                f"the same checkpoint is given twice: {first} and {directories[index]}"
+            )
+    if not labels:
+        known = {_identity(entry["files"]): label for label, entry in recorded.items()}
+        short = short_labels(directories)
+        labels = [
+            known.get(_identity(content), name) for content, name in zip(files, short, strict=True)
+        ]
+    repeated = [label for label, count in Counter(labels).items() if count > 1]
+    if repeated:
+        raise BenchmarkCheckpointError(
+            f"the label {repeated[0]!r} stands for several checkpoints; give others with --labels"
+        )
+    return [
+        Checkpoint(label, directory, read_config(directory).type, content)
+        for label, directory, content in zip(labels, directories, files, strict=True)
+    ]
+
+
+def read_config(directory: Path) -> PreTrainedConfig:
+    """LeRobot's configuration of a checkpoint.
+
+    Raises BenchmarkCheckpointError if its policy type is unknown, its configuration unreadable, or
+    it is an adapter (PEFT) to another model.
+    """
+    import draccus
+    from lerobot.configs import PreTrainedConfig
+
+    from e0_bench.closed_loop.environments import register_plugins
+
+    register_plugins()
+    try:
+        config = PreTrainedConfig.from_pretrained(directory, local_files_only=True)
+    except (draccus.ParsingError, ValueError, KeyError) as error:
+        raise BenchmarkCheckpointError(
+            f"{directory / 'config.json'} is not the configuration of a policy that is installed "
+            f"here: {error.__cause__ or error}"
+        ) from error
+    if config.use_peft:
+        raise BenchmarkCheckpointError(
+            f"{directory} is an adapter to another model; merge it into that model first"
+        )
+    return config
+
+
+def short_labels(directories: Sequence[Path]) -> list[str]:
+    """Short names that tell the directories apart: the training's name; with its step, or with the
+    directory above, only where needed."""
+    places = [_place(directory) for directory in directories]
+    for depth in (1, 2, 3):
+        names = ["/".join(run[-depth:]) for run, _ in places]
+        with_step = [
+            f"{name}@{step}" if step else name
+            for name, (_, step) in zip(names, places, strict=True)
+        ]
+        for candidates in (names, with_step):
+            if len(set(candidates)) == len(candidates):
+                return candidates
+    return [str(directory) for directory in directories]
+
+
+def _place(directory: Path) -> tuple[list[str], str]:
+    """(path of the training, step) of TRAINING/checkpoints/STEP/pretrained_model; a directory
+    elsewhere is a training without steps."""
+    parts = list(directory.absolute().parts[1:])
+    step = ""
+    if parts[-3:-2] == ["checkpoints"] and parts[-1] == "pretrained_model":
+        step = directory.parent.resolve().name  # "last" is a link
+        parts.pop(-2)
+    return [part for part in parts if part not in UNINFORMATIVE] or [directory.name], step
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    missing = [name for name in REQUIRED if not (directory / name).is_file()]
+    if missing:
+        inside = directory / "pretrained_model"
+        hint = f"; did you mean {inside}?" if inside.is_dir() else ""
+        state = f"lacks {', '.join(missing)}" if directory.is_dir() else "does not exist"
+        raise BenchmarkCheckpointError(
+            f"{directory} is not a LeRobot checkpoint directory: it {state}{hint}"
+        )
+    used = [
+        path
+        for path in sorted(directory.iterdir())
+        if path.suffix in (".json", ".safetensors") and path.name not in NOT_USED
+    ]
+    return {path.name: _sha256(path) for path in used}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity(files: Mapping[str, str]) -> str:
+    return json.dumps(dict(files), sort_keys=True)
+
+
+def check_fit(
+    checkpoint: Checkpoint, task: str, offered: Mapping[str, tuple[int, ...]], action_size: int
+) -> None:
+    """Compare what the policy takes and gives with what the environment gives and takes.
+
+    offered: shapes of the environment's observations, images as (3, height, width). Pictures may
+    differ in size, since many policies resize them, and cameras may be more or fewer, as LeRobot
+    allows. Raises BenchmarkCheckpointError telling both sides.
+    """
+    from lerobot.configs import FeatureType
+
+    config = read_config(checkpoint.directory)
+    renamed = _rename_map(checkpoint.directory)
+    given = {renamed.get(name, name): shape for name, shape in offered.items()}
+    inputs = config.input_features or {}
+    images = {name for name, feature in inputs.items() if feature.type is FeatureType.VISUAL}
+    cameras = {name for name, shape in given.items() if _is_image(name)}
+    fits = images <= cameras or (bool(cameras) and cameras <= images)
+    for name, feature in inputs.items():
+        if feature.type is not FeatureType.VISUAL:
+            fits &= given.get(name) == tuple(feature.shape)
+    expected = {name: tuple(feature.shape) for name, feature in inputs.items()}
+    action = config.action_feature
+    size = None if action is None else int(action.shape[0])
+    if not fits or size != action_size:
+        raise BenchmarkCheckpointError(
+            f"policy {checkpoint.label!r} ({checkpoint.directory}) does not fit {task}: it expects "
+            f"{_shapes(expected)} and gives actions of {size} numbers; the environment offers "
+            f"{_shapes(given)} and takes {action_size}. Choose other --env-options, or another "
+            "checkpoint"
+        )
+
+
+def _rename_map(directory: Path) -> dict[str, str]:
+    steps = json.loads((directory / "policy_preprocessor.json").read_text())["steps"]
+    maps = [step.get("config", {}).get("rename_map", {}) for step in steps]
+    return {old: new for names in maps for old, new in names.items()}
+
+
+def _is_image(name: str) -> bool:
+    from lerobot.utils.constants import OBS_IMAGE
+
+    return name.startswith(OBS_IMAGE)  # observation.image and observation.images.NAME
+
+
+def _shapes(features: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(features.items())) or "nothing"

@@ -1,0 +1,311 @@
+"""A policy in closed loop with its environment, in several processes.
+
+Every episode has its own seed for the simulator and for the policy's noise, so a result does not
+depend on the order, the number of processes or an interruption.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from e0_bench.closed_loop.environments import Environment, EnvironmentSettings, open_environment
+from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult, changed_options
+
+
+class EpisodeError(RuntimeError):
+    """An episode could not be run to its end; finished ones are kept."""
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """A checkpoint directory and what it is run in; denoising steps of an E0 policy (None: its
+    own), and where clips go (None: nowhere)."""
+
+    checkpoint: Path
+    environment: EnvironmentSettings
+    denoising_steps: int | None = None
+    clips: Path | None = None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """An episode with all that it takes. instructions: those from which the control "instruction"
+    draws another than the right one."""
+
+    job: EpisodeJob
+    settings: RunnerSettings
+    instructions: tuple[str, ...] = ()
+
+
+@dataclass
+class _Progress:
+    """What an episode adds up to, step by step."""
+
+    steps: int = 0
+    total_reward: float = 0.0
+    success: bool = False
+    clipped_steps: int = 0
+    entropy: list[float] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+
+
+class Runner:
+    """A loaded policy with its processors; any type that LeRobot knows."""
+
+    def __init__(self, settings: RunnerSettings) -> None:
+        from lerobot.policies import make_pre_post_processors
+        from lerobot.policies.factory import get_policy_class
+
+        from e0_bench.closed_loop.checkpoints import read_config
+
+        self.settings = settings
+        config = read_config(settings.checkpoint)
+        with redirect_stdout(io.StringIO()):
+            self.policy: Any = get_policy_class(config.type).from_pretrained(
+                settings.checkpoint, config=config
+            )
+        self.policy.eval()
+        self.device = torch.device(self.policy.config.device or "cpu")
+        self.preprocess, self.postprocess = make_pre_post_processors(
+            self.policy.config,
+            str(settings.checkpoint),
+            preprocessor_overrides={"device_processor": {"device": str(self.device)}},
+        )
+        steps = settings.denoising_steps
+        self._options = {} if steps is None else {"steps": steps}
+        self._environment_processors: dict[Environment, tuple[Any, Any]] = {}
+
+    def environment(self, task: str) -> Environment:
+        """The environment of a task."""
+        return open_environment(self.settings.environment, task)
+
+    def batch(
+        self,
+        environment: Environment,
+        observation: dict[str, Any],
+        instruction: str,
+        *,
+        blackout: bool = False,
+    ) -> dict[str, Any]:
+        """An observation of the environment as the policy's input."""
+        from lerobot.envs import preprocess_observation
+
+        prepare, _ = self._processors_of(environment)
+        batch = prepare(preprocess_observation(observation) | {"task": [instruction]})
+        return self.preprocess(_without_light(batch) if blackout else batch)
+
+    def run(self, assignment: Assignment) -> EpisodeResult:
+        """One episode in closed loop."""
+        from lerobot.utils.random_utils import set_seed
+
+        job = assignment.job
+        changed = self.settings.environment.changed(changed_options(job.control))
+        environment = open_environment(changed, job.task)
+        set_seed(job.seed)
+        observation = environment.reset(job.seed)
+        self.policy.reset()
+        set_seed(job.seed)  # again, so that the policy's noise does not hang on the scene's
+        told = _told(assignment, environment.instruction)
+        instruction = told or environment.instruction
+        clip = None if self.settings.clips is None else [environment.render()]
+        progress, ended = _Progress(), False
+        while not ended:
+            batch = self.batch(
+                environment,
+                observation,
+                told or environment.instruction,
+                blackout=job.control == "blackout",
+            )
+            action = self._act(environment, batch, progress)
+            look = clip is not None or self._looks_next(job)
+            step = environment.step(action, look=look)
+            observation, ended = step.observation, step.ended
+            progress.steps += 1
+            progress.total_reward += step.reward
+            progress.success |= step.success
+            progress.clipped_steps += step.clipped
+            if clip is not None:
+                clip.append(environment.render())
+        if clip is not None and self.settings.clips is not None:
+            _save_clip(clip, clip_path(self.settings.clips, job))
+        return EpisodeResult(
+            policy=job.policy,
+            task=job.task,
+            seed=job.seed,
+            control=job.control,
+            success=progress.success,
+            steps=progress.steps,
+            total_reward=progress.total_reward,
+            entropy=progress.entropy,
+            chunks=len(progress.milliseconds),
+            latency_ms=float(np.mean(progress.milliseconds)),
+            instruction=instruction,
+            clipped_steps=progress.clipped_steps,
+        )
+
+    def _act(
+        self, environment: Environment, batch: dict[str, Any], progress: _Progress
+    ) -> np.ndarray:
+        """The next action (1, D); notes the entropy and time of a chunk that was made for it."""
+        from lerobot.utils.constants import ACTION
+
+        before = getattr(self.policy, "last_chunk", None)
+        start = self._now()
+        with torch.inference_mode(), self._autocast():
+            action: Tensor = self.policy.select_action(batch, **self._options)
+        milliseconds = 1e3 * (self._now() - start)
+        after = getattr(self.policy, "last_chunk", None)
+        if self._made_chunk(before, after, progress.steps):
+            progress.milliseconds.append(milliseconds)
+            if after is not None and after.entropy is not None:
+                progress.entropy.append(float(after.entropy.float().mean()))
+        _, finish = self._processors_of(environment)
+        return finish({ACTION: self.postprocess(action)})[ACTION].to("cpu").numpy()
+
+    def _looks_next(self, job: EpisodeJob) -> bool:
+        """Whether the next observation's pictures matter: E0 policies tell how many actions of
+        their chunk are left, others may look at any time."""
+        return job.control != "blackout" and getattr(self.policy, "actions_left", 0) == 0
+
+    def _processors_of(self, environment: Environment) -> tuple[Any, Any]:
+        """LeRobot's pre- and post-processor of an environment, kept."""
+        from lerobot.envs import make_env_pre_post_processors
+
+        if environment not in self._environment_processors:
+            self._environment_processors[environment] = make_env_pre_post_processors(
+                environment.config, self.policy.config
+            )
+        return self._environment_processors[environment]
+
+    def _made_chunk(self, before: Any, after: Any, step: int) -> bool:
+        """Whether an action was the first of a new chunk: E0 policies tell; others make one every
+        `n_action_steps` calls, if they have such a setting."""
+        if hasattr(self.policy, "last_chunk"):
+            return after is not before
+        return step % (getattr(self.policy.config, "n_action_steps", None) or 1) == 0
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type) if self.policy.config.use_amp else nullcontext()
+
+
+def _without_light(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with black images."""
+    from lerobot.utils.constants import OBS_IMAGE
+
+    dark = {
+        name: torch.zeros_like(image) for name, image in batch.items() if name.startswith(OBS_IMAGE)
+    }
+    return batch | dark
+
+
+def _told(assignment: Assignment, right: str) -> str | None:
+    """The wrong instruction of an episode, drawn by its seed; None for the right one."""
+    if assignment.job.control != "instruction":
+        return None
+    others = sorted(set(assignment.instructions) - {right})
+    if not others:
+        raise ValueError(
+            f"the control 'instruction' needs an instruction other than {right!r}; the environment "
+            "and the other tasks offer none"
+        )
+    return others[int(np.random.default_rng(assignment.job.seed).integers(len(others)))]
+
+
+# Several episodes at once.
+
+
+@contextmanager
+def episode_pool(environment: EnvironmentSettings, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for episodes in this environment, of one thread each, that end with this one."""
+    from e0_maniskill.collection import CollectionSettings, worker_pool
+
+    state_only = environment.type != "maniskill" or getattr(
+        environment.config(), "state_only", True
+    )
+    with worker_pool(workers, CollectionSettings(state_only=state_only)) as pool:
+        yield pool
+
+
+def evaluate(
+    assignments: Sequence[Assignment],
+    log: EpisodeLog,
+    pool: ProcessPoolExecutor,
+    *,
+    description: str = "Evaluating",
+) -> None:
+    """Run the episodes that the log does not hold yet, into the log, with a progress bar.
+
+    Raises EpisodeError naming the episode that failed; finished ones are kept.
+    """
+    wanted = {assignment.job: assignment for assignment in assignments}
+    missing = [wanted[job] for job in wanted if job not in log.results]
+    done = len(wanted) - len(missing)
+    succeeded = sum(log.results[job].success for job in wanted if job in log.results)
+    futures = {pool.submit(_run, assignment): assignment.job for assignment in missing}
+    with tqdm(total=len(wanted), initial=done, desc=description, unit="episode") as bar:
+        for future in as_completed(futures):
+            result = _result_of(future, futures[future])
+            log.append(result)
+            done, succeeded = done + 1, succeeded + result.success
+            bar.set_postfix_str(f"{succeeded} of {done} succeeded", refresh=False)
+            bar.update()
+
+
+def _result_of(future: Any, job: EpisodeJob) -> EpisodeResult:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise EpisodeError(
+            f"a worker process died around {job}, perhaps for want of memory; finished episodes "
+            "are kept, fewer --workers may help"
+        ) from error
+    except Exception as error:
+        raise EpisodeError(f"{job} failed: {type(error).__name__}: {error}") from error
+
+
+_runner: Runner | None = None
+
+
+def _run(assignment: Assignment) -> EpisodeResult:
+    """In a worker: run an episode with the policy of the last one, or load another."""
+    from e0_maniskill.collection import spare_garbage_collector
+
+    global _runner
+    if _runner is None or _runner.settings != assignment.settings:
+        _runner = None  # two large policies may not fit
+        _runner = Runner(assignment.settings)
+        if assignment.settings.environment.type == "maniskill":
+            spare_garbage_collector()
+    return _runner.run(assignment)
+
+
+def clip_path(directory: Path, job: EpisodeJob) -> Path:
+    """Where the clip of an episode is kept."""
+    control = "" if job.control == "none" else f"-{job.control}"
+    return directory / f"{job.task}-{job.seed}{control}.webp"
+
+
+def _save_clip(frames: list[np.ndarray], path: Path) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0, quality=70)

@@ -1,0 +1,345 @@
+"""What the episodes of a benchmark say: rates, paired comparisons, calibration; and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from statistics import fmean, median
+from typing import Any
+
+from e0_bench.closed_loop.camera_shifts import is_moved, shift_rows
+from e0_bench.closed_loop.episodes import EpisodeResult
+from e0_bench.statistics import (
+    FEWEST_EPISODES,
+    Discrimination,
+    Outcomes,
+    Rate,
+    difference,
+    difference_interval,
+    failure_auc,
+    holm,
+    mcnemar_p,
+    paired,
+    reliability_bins,
+    too_few,
+    verdict,
+)
+from e0_bench.tables import table
+
+ALL_TASKS = "all tasks"
+FEWEST_OF_A_KIND = 5  # failures and successes, for a claim on telling them apart
+MOST_BINS, EPISODES_PER_BIN = 5, 10
+
+# Failed episodes are the longer ones, and what follows a failure looks odd to any policy. So the
+# whole episode may only notice a failure; the start that all episodes of a task share foresees it.
+WHOLE, START = "whole episode", "shared start"
+
+
+def summarize(
+    episodes: Sequence[EpisodeResult],
+    policies: Sequence[str],
+    tasks: Sequence[str],
+    controls: Sequence[str],
+) -> dict[str, Any]:
+    """The summary as JSON data; `episodes` holds every policy on the same tasks and seeds.
+
+    policies: latency and clipped steps. rates: a row for each policy, control and task, and for all
+    tasks. comparisons: a row for each pair of policies and task. controls: each policy as usual
+    against itself under a control, on the control's seeds. moved: a row for each pair of policies
+    and task under each control that moves cameras, judged for each of these controls apart;
+    missing without such controls. calibration: by policy with entropies,
+    how well they tell failures. Raises PairingError if episodes are missing.
+    """
+    return {
+        "policies": {policy: _policy_facts(episodes, policy) for policy in policies},
+        "rates": _rates(episodes, policies, tasks, ("none", *controls)),
+        "comparisons": _comparisons(_pairs(episodes, policies, "none")),
+        "controls": _comparisons(
+            [
+                (
+                    {"policy": policy, "first": "as usual", "second": control},
+                    _with_and_without(episodes, policy, control),
+                )
+                for policy in policies
+                for control in controls
+            ]
+        ),
+        "calibration": _calibration(episodes, policies),
+    } | _moved(episodes, policies, controls)
+
+
+def _moved(
+    episodes: Sequence[EpisodeResult], policies: Sequence[str], controls: Sequence[str]
+) -> dict[str, Any]:
+    rows = [
+        {"control": control} | row
+        for control in filter(is_moved, controls)
+        for row in _comparisons(_pairs(episodes, policies, control))
+    ]
+    return {"moved": rows} if any(map(is_moved, controls)) else {}
+
+
+def _pairs(
+    episodes: Sequence[EpisodeResult], policies: Sequence[str], control: str
+) -> list[tuple[dict[str, str], tuple[Outcomes, Outcomes]]]:
+    """The outcomes of every two policies under a control."""
+    return [
+        (
+            {"first": first, "second": second},
+            (_outcomes(episodes, first, control), _outcomes(episodes, second, control)),
+        )
+        for first, second in combinations(policies, 2)
+    ]
+
+
+def _policy_facts(episodes: Iterable[EpisodeResult], policy: str) -> dict[str, Any]:
+    own = [e for e in episodes if e.policy == policy and e.control == "none"]
+    return {
+        "latency_ms": median(e.latency_ms for e in own),
+        "clipped_share": sum(e.clipped_steps for e in own) / sum(e.steps for e in own),
+    }
+
+
+def _rates(
+    episodes: Sequence[EpisodeResult],
+    policies: Sequence[str],
+    tasks: Sequence[str],
+    controls: Sequence[str],
+) -> list[dict[str, Any]]:
+    rows = []
+    names = (*tasks, ALL_TASKS) if len(tasks) > 1 else tasks
+    for policy in policies:
+        for control in controls:
+            own = [e for e in episodes if (e.policy, e.control) == (policy, control)]
+            for name in names:
+                some = [e for e in own if name in (e.task, ALL_TASKS)]
+                rate = Rate(sum(e.success for e in some), len(some))
+                rows.append({"policy": policy, "control": control, "task": name} | _as_data(rate))
+    return rows
+
+
+def _as_data(rate: Rate) -> dict[str, Any]:
+    low, high = rate.interval
+    return asdict(rate) | {"rate": rate.share, "low": low, "high": high}
+
+
+def _outcomes(episodes: Iterable[EpisodeResult], policy: str, control: str) -> Outcomes:
+    return {
+        (e.task, e.seed): e.success for e in episodes if (e.policy, e.control) == (policy, control)
+    }
+
+
+def _with_and_without(
+    episodes: Sequence[EpisodeResult], policy: str, control: str
+) -> tuple[Outcomes, Outcomes]:
+    """Outcomes as usual and under the control, both on the control's episodes."""
+    usual, changed = _outcomes(episodes, policy, "none"), _outcomes(episodes, policy, control)
+    return {key: success for key, success in usual.items() if key in changed}, changed
+
+
+def _comparisons(
+    pairs: Sequence[tuple[dict[str, str], tuple[Outcomes, Outcomes]]],
+) -> list[dict[str, Any]]:
+    """A row for each pair and task, and for all tasks where there are several."""
+    rows = []
+    for names, outcomes in pairs:
+        by_task = paired(*outcomes)
+        everything = {ALL_TASKS: list(by_task.values())} if len(by_task) > 1 else {}
+        for task, some in ({task: [p] for task, p in by_task.items()} | everything).items():
+            only_first = sum(p.only_first for p in some)
+            only_second = sum(p.only_second for p in some)
+            low, high = difference_interval(some) or (None, None)
+            rows.append(
+                names
+                | {
+                    "task": task,
+                    "n": sum(p.n for p in some),
+                    "only_first": only_first,
+                    "only_second": only_second,
+                    "difference": difference(some),
+                    "low": low,
+                    "high": high,
+                    "p": mcnemar_p(only_first, only_second),
+                }
+            )
+    for task in {row["task"] for row in rows}:
+        own = [row for row in rows if row["task"] == task]
+        for row, adjusted in zip(own, holm([row["p"] for row in own]), strict=True):
+            names = (row["first"], row["second"])
+            row["p_holm"] = adjusted
+            row["verdict"] = verdict(*names, row["n"], row["difference"], adjusted)
+    return rows
+
+
+def _calibration(
+    episodes: Iterable[EpisodeResult], policies: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    calibration = {}
+    for policy in policies:
+        own = [e for e in episodes if e.policy == policy and e.control == "none" and e.entropy]
+        if own:
+            shortest = {
+                task: min(len(e.entropy) for e in own if e.task == task)
+                for task in {e.task for e in own}
+            }
+            calibration[policy] = {
+                WHOLE: _discrimination(own, [fmean(e.entropy) for e in own]),
+                START: _discrimination(own, [fmean(e.entropy[: shortest[e.task]]) for e in own]),
+            }
+    return calibration
+
+
+def _discrimination(episodes: Sequence[EpisodeResult], scores: Sequence[float]) -> dict[str, Any]:
+    failures, tasks = [not e.success for e in episodes], [e.task for e in episodes]
+    found = failure_auc(scores, failures, tasks)
+    bins = max(1, min(MOST_BINS, len(episodes) // EPISODES_PER_BIN))
+    low, high = (found and found.interval) or (None, None)
+    return {
+        "n": len(episodes),
+        "failures": sum(failures),
+        "auc": found and found.auc,
+        "low": low,
+        "high": high,
+        "verdict": _calibration_verdict(len(episodes), found),
+        "bins": [
+            {
+                "low": b.low,
+                "high": b.high,
+                "failures": b.failures.successes,
+                "n": b.failures.episodes,
+            }
+            for b in reliability_bins(scores, failures, tasks, bins)
+        ],
+    }
+
+
+def _calibration_verdict(n: int, found: Discrimination | None) -> str:
+    if n < FEWEST_EPISODES:
+        return too_few(n)
+    if found is None:
+        return "no task has both failures and successes"
+    if min(found.failures, found.successes) < FEWEST_OF_A_KIND:
+        kind = "failures" if found.failures < found.successes else "successes"
+        return f"too few {kind} for a claim ({min(found.failures, found.successes)})"
+    low, high = found.interval or (found.auc, found.auc)
+    if low > 0.5:
+        return "failures have the higher entropy"
+    return "failures have the lower entropy" if high < 0.5 else "not distinguishable from chance"
+
+
+# The table.
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The summary as GitHub Markdown, readable as plain text too."""
+    parts = ["## Success", _success_table(summary), SUCCESS_NOTE]
+    if summary["comparisons"]:
+        parts += ["## Policies compared on the same episodes"]
+        parts += [_comparison_table(summary["comparisons"], ("first", "second")), COMPARISON_NOTE]
+    if "moved" in summary:
+        parts += ["## Success with moved cameras", *_shift_tables(summary), SHIFT_NOTE]
+    controls = [row for row in summary["controls"] if not is_moved(row["second"])]
+    if controls:
+        parts += ["## Controls: each policy as usual and with its input changed"]
+        columns = ("policy", "first", "second")
+        parts += [_comparison_table(controls, columns), COMPARISON_NOTE]
+    if summary["calibration"]:
+        parts += ["## Does entropy foretell failure?", _calibration_table(summary), AUC_NOTE]
+    for policy, facts in summary["policies"].items():
+        if facts["clipped_share"] > 0:
+            parts.append(
+                f"{policy} left the action space in {100 * facts['clipped_share']:.1f} % of its "
+                "steps; these actions were clipped."
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+SUCCESS_NOTE = (
+    "95 % Wilson intervals in brackets. Time to make a chunk: median over episodes, measured while "
+    "other episodes ran."
+)
+COMPARISON_NOTE = (
+    "Differences with 95 % paired bootstrap intervals; exact McNemar p, and adjusted (Holm) for "
+    "all rows of its task, by which the verdict goes."
+)
+SHIFT_NOTE = (
+    "Success in % with 95 % Wilson intervals; points lost against home on the same episodes, with "
+    "95 % paired bootstrap intervals; ahead: exact McNemar test, adjusted (Holm) for all pairs of "
+    "policies on this task with this camera."
+)
+AUC_NOTE = (
+    "AUC: how often a failure has a higher mean entropy than a success of the same task (50 % is "
+    "chance), with 95 % bootstrap interval. Failed episodes run longer, so only the start, the "
+    "chunks that every episode of the task has, foretells."
+)
+
+
+def _shift_tables(summary: dict[str, Any]) -> list[str]:
+    tasks = dict.fromkeys(row["task"] for row in summary["rates"])
+    parts = []
+    for task in tasks:
+        parts += [f"### {task}", table(*shift_rows(summary, task))]
+    return parts
+
+
+def _success_table(summary: dict[str, Any]) -> str:
+    tasks = list(dict.fromkeys(row["task"] for row in summary["rates"]))
+    by_row: dict[tuple[str, str], dict[str, str]] = {}
+    for row in summary["rates"]:
+        if is_moved(row["control"]):
+            continue
+        share = f"{100 * row['rate']:.0f} % ({100 * row['low']:.0f}–{100 * row['high']:.0f})"
+        cells = by_row.setdefault((row["policy"], row["control"]), {})
+        cells[row["task"]] = f"{row['successes']}/{row['episodes']}, {share}"
+    rows = []
+    for (policy, control), cells in by_row.items():
+        usual = control == "none"
+        latency = f"{summary['policies'][policy]['latency_ms']:.1f}" if usual else ""
+        name = policy if usual else f"{policy}, {control}"
+        rows.append([name, *(cells[task] for task in tasks), latency])
+    return table(["policy", *tasks, "ms per chunk"], rows)
+
+
+def _comparison_table(comparisons: list[dict[str, Any]], names: Sequence[str]) -> str:
+    rows = []
+    for row in comparisons:
+        interval = _interval(row, "{:+.0f} to {:+.0f}")
+        rows.append(
+            [
+                *(row[name] for name in names),
+                row["task"],
+                str(row["n"]),
+                f"{row['only_first']} / {row['only_second']}",
+                f"{100 * row['difference']:+.0f} ({interval})",
+                _p(row["p"]),
+                _p(row["p_holm"]),
+                row["verdict"],
+            ]
+        )
+    head = ["A" if name == "first" else "B" if name == "second" else name for name in names]
+    head += ["task", "n", "only A / only B", "A − B, points", "p", "adjusted p", "verdict"]
+    return table(head, rows)
+
+
+def _calibration_table(summary: dict[str, Any]) -> str:
+    rows = []
+    for policy, scores in summary["calibration"].items():
+        for name, found in scores.items():
+            auc = "undefined"
+            if found["auc"] is not None:
+                auc = f"{100 * found['auc']:.0f} % ({_interval(found, '{:.0f}–{:.0f}')})"
+            counts = f"{found['failures']} of {found['n']}"
+            rows.append([policy, name, counts, auc, found["verdict"]])
+    return table(["policy", "entropy of", "failures", "AUC", "verdict"], rows)
+
+
+def _interval(row: dict[str, Any], template: str) -> str:
+    """Bounds in per cent, if there are any."""
+    if row["low"] is None:
+        return "no interval"
+    return template.format(100 * row["low"], 100 * row["high"])
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"

@@ -1,0 +1,264 @@
+"""From a recipe to measured policies: same demonstrations, same training, same episodes.
+
+Every phase is skipped where its result is there and resumed where it was cut short. The output
+holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `benchmark` and `comparison.json`; where a
+policy is trained with several seeds, LABEL is POLICY-SEED.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from e0_bench.closed_loop.benchmark import BenchmarkSettings, read_episodes, run_benchmark
+from e0_bench.closed_loop.summary import markdown, summarize
+from e0_bench.comparison.action_error import action_error
+from e0_bench.comparison.recipe import Recipe, Training, differences, read_recipe
+from e0_bench.comparison.trainings import over_trainings, trainings_markdown
+from e0_bench.files import write_json, write_text
+from e0_bench.training_run import local_training, train
+
+
+class ComparisonMismatchError(ValueError):
+    """The output directory holds results of another recipe; nothing in it was changed."""
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """A recipe and where its results go."""
+
+    recipe: Annotated[Path, tyro.conf.Positional]
+    """A TOML file, as those in recipes/."""
+    output: Path | None = None
+    """Directory of everything; outputs/NAME of the recipe if not given."""
+    workers: int = 2
+    """Processes that collect, train and evaluate at the same time."""
+
+    @property
+    def directory(self) -> Path:
+        return self.output or Path("outputs") / self.recipe.stem
+
+
+def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
+    """Do what is missing; return (and keep as `comparison.json`) the policies' training costs,
+    errors on held-out demonstrations, the summary of the benchmark, and what it says over
+    trainings where there are several of a policy.
+
+    Raises RecipeError for a recipe that cannot be carried out, ComparisonMismatchError if the
+    output is of another one, and what collecting, training and measuring raise; whatever was
+    finished stays.
+    """
+    recipe, output = read_recipe(settings.recipe), settings.directory
+    _remember(recipe, output)
+    _collect(recipe, output / "dataset", recipe.dataset, settings.workers)
+    held_out = {"tasks": recipe.dataset["tasks"], **recipe.held_out}
+    _collect(recipe, output / "held_out", held_out, settings.workers)
+    checkpoints = _train_all(recipe, output, settings.workers)
+    policies = {
+        label: _cost(output / "train" / label, checkpoint)
+        | action_error(checkpoint, output / "held_out", f"Held-out error of {label}")
+        for label, checkpoint in checkpoints.items()
+    }
+    summary = run_benchmark(_benchmark(recipe, output, checkpoints, settings.workers))
+    if recipe.told is not None:
+        summary |= _with_told(recipe, output, checkpoints, settings.workers)
+    results = {"policies": policies, "benchmark": summary}
+    if "seeds" in recipe.training:
+        own = policies_by_label(recipe)
+        results["trainings"] = {"policies": own, "rows": over_trainings(summary, own)}
+    write_json(output / "comparison.json", results)
+    write_text(output / "comparison.md", comparison_markdown(results))
+    return results
+
+
+def policies_by_label(recipe: Recipe) -> dict[str, str]:
+    """The policy that each label in the results is a training of; those that were told how their
+    cameras were moved are policies of their own."""
+    own = {training.label: training.policy for training in recipe.trainings}
+    told = (recipe.told or {}).get("policies", ())
+    return own | {
+        _told_name(label): _told_name(policy) for label, policy in own.items() if policy in told
+    }
+
+
+def comparison_markdown(results: Mapping[str, Any]) -> str:
+    """The table of the benchmark and one of the policies' costs and errors."""
+    rows = [
+        f"| {label} | {row['parameters']:,} | {row['training_seconds'] / 60:.1f} | "
+        f"{row['error']:.4f} | {row['codes']:.4f} |"
+        for label, row in results["policies"].items()
+    ]
+    frames = next(iter(results["policies"].values()))["frames"]
+    head = [
+        f"Mean absolute error of a chunk on {frames} frames of held-out demonstrations, in action "
+        "units, and what the codebook alone loses.",
+        "",
+        "| policy | parameters | training, minutes | error | of the codes |",
+        "|---|---|---|---|---|",
+    ]
+    parts = [markdown(results["benchmark"]).rstrip(), "", *head, *rows, ""]
+    if "trainings" in results:
+        parts = [trainings_markdown(results["trainings"]["rows"]), "", *parts]
+    return "\n".join(parts)
+
+
+def _remember(recipe: Recipe, output: Path) -> None:
+    path = output / "recipe.json"
+    known: dict[str, Any] = {}
+    if path.exists():
+        known = json.loads(path.read_text())
+        different = differences(known, recipe)
+        if different:
+            raise ComparisonMismatchError(
+                f"{output} holds results of a recipe with another {', '.join(different)}; choose "
+                "another --output"
+            )
+    record = vars(recipe) | {"policies": known.get("policies", {}) | recipe.policies}
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int) -> None:
+    from e0_maniskill.collection import CollectionSettings
+    from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
+
+    episodes = wanted["episodes"]
+    expert = {
+        name: wanted[name] for name in ("action_noise", "hold_steps", "depth") if name in wanted
+    }
+    request = CollectionRequest(
+        tuple(wanted["tasks"]),
+        tuple(episodes) if isinstance(episodes, list) else episodes,
+        wanted["seed"],
+        CollectionSettings(**recipe.environment, **expert),
+    )
+    collect_dataset(request, path, workers=workers)
+
+
+def _train_all(recipe: Recipe, output: Path, workers: int) -> dict[str, Path]:
+    """The checkpoint of every training, by label. The trainings share nothing but the data, and
+    the pretrained encoding where several start from one."""
+    prefixes = _pretrain_all(recipe, output, workers)
+    runs = {
+        output / "train" / training.label: local_training(
+            output / "dataset",
+            recipe.policy(training.policy) | prefixes.get(training, {}),
+            recipe.loop(training.seed),
+        )
+        for training in recipe.trainings
+    }
+    return {directory.name: checkpoint for directory, checkpoint in _run(runs, workers).items()}
+
+
+def _pretrain_all(recipe: Recipe, output: Path, workers: int) -> dict[Training, dict[str, Any]]:
+    """Settings with which each training starts from its pretrained encoding, if the recipe has
+    any."""
+    if recipe.pretraining is None:
+        return {}
+    directories = {t: output / recipe.pretrained_directory(t) for t in recipe.trainings}
+    runs = {
+        directory: local_training(
+            output / "dataset",
+            recipe.pretrained_policy(training.policy),
+            recipe.loop(training.seed) | {"steps": recipe.pretraining["steps"]},
+        )
+        for training, directory in directories.items()
+    }
+    checkpoints = _run(runs, workers)
+    return {t: {"prefix_from": checkpoints[directory]} for t, directory in directories.items()}
+
+
+def _run(runs: Mapping[Path, Mapping[str, Any]], workers: int) -> dict[Path, Path]:
+    """The checkpoints of trainings, by the directories that they are done in; `workers` at the same
+    time, which share the cores."""
+    threads = max(1, (os.cpu_count() or 1) // min(workers, len(runs)))
+
+    def run(place: int, directory: Path) -> Path:
+        name = "/".join(directory.parts[-2:])
+        return train(
+            runs[directory], directory, threads=threads, description=name, position=place % workers
+        )
+
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {directory: pool.submit(run, i, directory) for i, directory in enumerate(runs)}
+        try:
+            return {directory: future.result() for directory, future in futures.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:
+    """Parameters, and seconds of all updates (loading and saving left out)."""
+    from safetensors.torch import load_file
+
+    from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
+
+    rows = read_learning_curve(directory / LEARNING_CURVE)
+    steps = [0.0, *(row["step"] for row in rows)]
+    seconds = sum(
+        row["update_s"] * (now - before)
+        for row, before, now in zip(rows, steps, steps[1:], strict=False)
+    )
+    weights = load_file(checkpoint / "model.safetensors")  # codebooks too, which are not learned
+    learned = [tensor for name, tensor in weights.items() if name.startswith("model.network.")]
+    return {
+        "parameters": sum(tensor.numel() for tensor in learned),
+        "training_seconds": round(seconds, 3),
+    }
+
+
+def _told_name(policy: str) -> str:
+    """What a policy is called where it was told how its cameras were moved."""
+    return f"{policy}, told"
+
+
+def _with_told(
+    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
+) -> dict[str, Any]:
+    """The summary of all episodes together with those of policies that were told how their cameras
+    were moved, as policies of their own."""
+    usual = _benchmark(recipe, output, checkpoints, workers)
+    listening = {
+        training.label: checkpoints[training.label]
+        for training in recipe.trainings
+        if training.policy in (recipe.told or {})["policies"]
+    }
+    told = _benchmark(recipe, output, listening, workers)
+    told = replace(
+        told, out=output / "told", env_options=(*told.env_options, "tell_camera_shift=true")
+    )
+    episodes = [
+        *read_episodes(usual),
+        *(replace(episode, policy=_told_name(episode.policy)) for episode in read_episodes(told)),
+    ]
+    labels, tasks = (
+        list(dict.fromkeys(getattr(episode, name) for episode in episodes))
+        for name in ("policy", "task")
+    )
+    return summarize(episodes, labels, tasks, usual.controls)
+
+
+def _benchmark(
+    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
+) -> BenchmarkSettings:
+    own: dict[str, Any] = {"tasks": tuple(recipe.dataset["tasks"])}
+    own |= {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in recipe.benchmark.items()
+    }
+    return BenchmarkSettings(
+        checkpoints=tuple(checkpoints.values()),
+        labels=tuple(checkpoints),
+        out=output / "benchmark",
+        env_options=tuple(f"{key}={value}" for key, value in recipe.environment.items()),
+        workers=workers,
+        **own,
+    )

@@ -1,0 +1,263 @@
+"""A comparison of policies as a TOML file: what is collected, trained and measured.
+
+[dataset]            tasks, episodes, seed; action_noise, hold_steps (of the expert); depth
+[environment]        options of the environment, in collecting and in measuring alike
+[training]           steps, batch_size and other flags of `lerobot-train`; with `seeds = [1, 2, 3]`
+                     every policy is trained once with each, and called LABEL-SEED
+[training.policy]    settings of `lerobot_policy_e0.E0Config` that all policies share
+[pretraining]        optional: steps, and a table of policy settings. A policy of these, trained
+                     first, gives all others the encoding of observations that they start with
+                     (one for each seed); with `augmented = true` each starts from one of its own,
+                     which was trained under its own augmentation
+[policies.LABEL]     settings in which this one differs
+[held_out]           episodes, seed: demonstrations that nothing is trained on
+[benchmark]          episodes, seed, ...: settings of `e0 bench`
+[told]               optional: policies that are measured once more while they are told how their
+                     cameras were moved
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from e0_bench.closed_loop.benchmark import BenchmarkSettings
+from e0_bench.training_run import check_training, local_training
+
+OPTIONAL = ("pretraining", "told")
+REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
+DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps", "depth")
+HELD_OUT_KEYS = ("episodes", "seed")
+NOT_OF_LOOP = ("policy", "seeds")
+AUGMENTATIONS = ("viewpoint_augmentation", "standard_augmentation")
+OF_THE_COMPARISON = ("checkpoints", "labels", "out", "env", "env_options", "workers")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be carried out; the message names the place in the file."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a policy; its seed where there are several."""
+
+    policy: str
+    seed: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Names the checkpoint and its episodes."""
+        return self.policy if self.seed is None else f"{self.policy}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The sections of a recipe; see the module's docstring."""
+
+    dataset: dict[str, Any]
+    environment: dict[str, Any]
+    training: dict[str, Any]
+    policies: dict[str, dict[str, Any]]
+    held_out: dict[str, Any]
+    benchmark: dict[str, Any]
+    pretraining: dict[str, Any] | None = None
+    told: dict[str, Any] | None = None
+
+    def policy(self, label: str) -> dict[str, Any]:
+        """All settings of a policy."""
+        return self.training.get("policy", {}) | self.policies[label]
+
+    @property
+    def pretrains_augmented(self) -> bool:
+        """Whether every policy has a pretrained encoding of its own, under its augmentation."""
+        return (self.pretraining or {}).get("augmented", False)
+
+    def pretrained_directory(self, training: Training) -> Path:
+        """Where in the output the encoding lies that this training starts from."""
+        if self.pretrains_augmented:
+            return Path("pretrained", training.label)
+        return Path("pretrained", *([] if training.seed is None else [str(training.seed)]))
+
+    def pretrained_policy(self, label: str) -> dict[str, Any]:
+        """All settings of the policy that gives this one its encoding of observations."""
+        own = self.policies[label] if self.pretrains_augmented else {}
+        augmentation = {name: own[name] for name in AUGMENTATIONS if name in own}
+        shared = self.training.get("policy", {}) | (self.pretraining or {}).get("policy", {})
+        return shared | augmentation
+
+    @property
+    def trainings(self) -> list[Training]:
+        """All of them, in the order in which they are done: seed by seed."""
+        seeds = self.training.get("seeds", [None])
+        return [Training(policy, seed) for seed in seeds for policy in self.policies]
+
+    def loop(self, seed: int | None = None) -> dict[str, Any]:
+        """The settings of the training loop, without the policy's."""
+        settings = {name: value for name, value in self.training.items() if name not in NOT_OF_LOOP}
+        return settings if seed is None else settings | {"seed": seed}
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe, before anything expensive is begun.
+
+    Raises RecipeError for a file that is not TOML, for missing or unknown sections and settings,
+    for policy settings that E0Config refuses, and where seeds are used twice.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    try:
+        _require_keys("the recipe", data, REQUIRED + OPTIONAL, required=REQUIRED)
+        recipe = Recipe(**data)
+        _check_sections(recipe)
+        for label in recipe.policies:
+            _check_policy(recipe, f"[policies.{label}]", recipe.policy(label))
+            if recipe.pretraining is not None:
+                _check_policy(recipe, "[pretraining.policy]", recipe.pretrained_policy(label))
+                _check_prefix(recipe, label)
+        _check_seeds(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    return recipe
+
+
+def _check_sections(recipe: Recipe) -> None:
+    from e0_maniskill.collection import CollectionSettings
+
+    _require_keys("[dataset]", recipe.dataset, DATASET_KEYS, required=("tasks", "episodes", "seed"))
+    settings = {field.name for field in fields(CollectionSettings)}
+    own = settings - set(DATASET_KEYS) - {"cameras", "camera_shift"}
+    _require_keys("[environment]", recipe.environment, sorted(own))
+    _require_keys("[held_out]", recipe.held_out, HELD_OUT_KEYS, required=HELD_OUT_KEYS)
+    known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
+    _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
+    for name in ("steps", "batch_size"):
+        _require_count("[training]", recipe.training, name)
+    _check_training_seeds(recipe.training)
+    if recipe.pretraining is not None:
+        _require_keys("[pretraining]", recipe.pretraining, ("steps", "policy", "augmented"))
+        _require_count("[pretraining]", recipe.pretraining, "steps")
+        if not isinstance(recipe.pretrains_augmented, bool):
+            raise RecipeError("[pretraining] augmented must be true or false")
+    if recipe.told is not None:
+        _require_keys("[told]", recipe.told, ("policies",), required=("policies",))
+        for label in recipe.told["policies"]:
+            if label not in recipe.policies:
+                raise RecipeError(
+                    f"[told] names the policy {label!r}; there are {', '.join(recipe.policies)}"
+                )
+            if not recipe.policy(label).get("viewpoint_augmentation", {}).get("embedding"):
+                raise RecipeError(
+                    f"[told] names the policy {label!r}, which cannot be told: set its "
+                    "viewpoint_augmentation.embedding = true"
+                )
+    if not recipe.policies:
+        raise RecipeError("[policies.LABEL] is missing: give at least one policy")
+
+
+def _check_training_seeds(training: Mapping[str, Any]) -> None:
+    if "seeds" not in training:
+        return
+    seeds = training["seeds"]
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise RecipeError(
+            f"[training] seeds must be a list of at least two different whole numbers, got {seeds}"
+        )
+    if "seed" in training:
+        raise RecipeError("[training] has both seed and seeds; leave one of them out")
+
+
+def _check_policy(recipe: Recipe, where: str, settings: dict[str, Any]) -> None:
+    from lerobot_policy_e0 import E0Config
+
+    known = [field.name for field in fields(E0Config)]
+    _require_keys(f"{where} with [training.policy]", settings, known)
+    try:
+        E0Config(**settings)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{where}: {error}") from error
+    try:
+        check_training(local_training(Path("dataset"), settings, recipe.loop()))
+    except ValueError as error:
+        raise RecipeError(f"[training]: {error}") from error
+
+
+def _check_prefix(recipe: Recipe, label: str) -> None:
+    """A policy must encode observations as its pretrained one does (`Policy.copy_prefix`)."""
+    from lerobot_policy_e0 import E0Config
+
+    policy = E0Config(**recipe.policy(label))
+    pretrained = E0Config(**recipe.pretrained_policy(label))
+    for name in ("preset", "use_instruction"):
+        own, given = getattr(policy, name), getattr(pretrained, name)
+        if own != given:
+            raise RecipeError(
+                f"[policies.{label}] has {name} {own} and [pretraining.policy] {given}: it "
+                "could not start from that policy"
+            )
+
+
+def _check_seeds(recipe: Recipe) -> None:
+    """Nothing may be measured on what was trained on: the first seeds must lie far apart, since an
+    expert that fails makes collecting go on to further seeds."""
+    counts = recipe.dataset["episodes"]
+    spans = [
+        (recipe.dataset["seed"], max(counts) if isinstance(counts, list) else counts, "dataset"),
+        (recipe.held_out["seed"], recipe.held_out["episodes"], "held_out"),
+        (recipe.benchmark["seed"], recipe.benchmark["episodes"], "benchmark"),
+    ]
+    for (first, count, name), (second, _, other) in pairwise(sorted(spans)):
+        if second < first + 10 * count:
+            raise RecipeError(
+                f"the seeds of [{name}] from {first} on and those of [{other}] from {second} on "
+                f"may meet; leave at least {10 * count} between them"
+            )
+
+
+def _require_keys(
+    where: str,
+    given: Mapping[str, Any],
+    known: Iterable[str],
+    required: Iterable[str] = (),
+) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise RecipeError(f"{where} has unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    missing = [name for name in required if name not in given]
+    if missing:
+        raise RecipeError(f"{where} lacks {', '.join(missing)}")
+
+
+def _require_count(where: str, given: Mapping[str, Any], name: str) -> None:
+    if not isinstance(given.get(name), int) or given[name] < 1:
+        raise RecipeError(f"{where} needs {name}, a whole number of at least 1")
+
+
+def differences(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """Names of what would spoil results that an older recipe gave. The benchmark checks itself, and
+    policies and seeds of training may come and go."""
+    now = json.loads(json.dumps(vars(recipe)))
+    names = [
+        name
+        for name in ("dataset", "environment", "training", "held_out", "pretraining")
+        if _without_seeds(before.get(name)) != _without_seeds(now[name])
+    ]
+    both = before.get("policies", {}).keys() & now["policies"].keys()
+    return names + [
+        f"policies.{label}"
+        for label in sorted(both)
+        if before["policies"][label] != now["policies"][label]
+    ]
+
+
+def _without_seeds(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if section is None:
+        return None
+    return {name: value for name, value in section.items() if name != "seeds"}

@@ -1,0 +1,1 @@
+"""From nothing to a trained policy and a page about it: `e0 demo`."""

@@ -1,0 +1,1 @@
+"""How long chunks and training steps take."""

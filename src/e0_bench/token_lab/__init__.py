@@ -1,0 +1,1 @@
+"""Objectives on a toy problem whose exact posterior is known."""

@@ -1,0 +1,1 @@
+"""Warped pictures against those of cameras that really moved, and what warping costs."""

@@ -1,0 +1,232 @@
+"""The benchmark runner: the same episodes for every policy, kept through kills and extensions."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_checkpoints import save_act, save_policy
+
+from e0_bench.closed_loop import benchmark
+from e0_bench.closed_loop.benchmark import (
+    BenchmarkMismatchError,
+    BenchmarkSettings,
+    BenchmarkSettingsError,
+    run_benchmark,
+)
+from e0_bench.closed_loop.checkpoints import BenchmarkCheckpointError
+from e0_bench.closed_loop.environments import UnknownEnvironmentError
+from e0_bench.closed_loop.episodes import EpisodeLogError, EpisodeResult
+
+PUSH, PICK = "PushCube-v1", "PickCube-v1"
+OPTIONS = ("proprioception=compact", "state_only=true", "episode_length=5")
+RESULTS = ("summary.json", "table.md", "success.png", "calibration.png")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkSettings:
+    root = tmp_path_factory.mktemp("benchmark")
+    return BenchmarkSettings(
+        checkpoints=(save_policy(root / "e0", 17), save_act(root / "act", 17)),
+        tasks=(PUSH, PICK),
+        out=root / "out",
+        episodes=2,
+        seed=900_000,
+        env_options=OPTIONS,
+        controls=("instruction",),
+        control_episodes=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def summary(settings: BenchmarkSettings) -> dict[str, Any]:
+    return run_benchmark(settings)
+
+
+def episodes(out: Path) -> list[EpisodeResult]:
+    """What the log holds, in the order of jobs, without what differs every time."""
+    lines = (out / "episodes.jsonl").read_text().splitlines()
+    results = [replace(EpisodeResult.from_json(line), latency_ms=0.0) for line in lines]
+    return sorted(results, key=lambda r: (r.policy, r.task, r.control, r.seed))
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_every_policy_meets_the_same_episodes(
+    settings: BenchmarkSettings, summary: dict[str, Any]
+) -> None:
+    kept = episodes(settings.out)
+    by_policy = {
+        name: [(r.task, r.control, r.seed, r.instruction) for r in kept if r.policy == name]
+        for name in ("e0", "act")
+    }
+    assert by_policy["e0"] == by_policy["act"]
+    assert [entry[1:3] for entry in by_policy["e0"]] == 2 * [
+        ("instruction", 900_000),
+        ("none", 900_000),
+        ("none", 900_001),
+    ]
+    told = {(task, control): text for task, control, _, text in by_policy["e0"]}
+    assert told[PUSH, "instruction"] == told[PICK, "none"]
+    assert told[PICK, "instruction"] == told[PUSH, "none"]
+    assert all((r.entropy != []) == (r.policy == "e0") for r in kept)
+    assert set(summary["calibration"]) == {"e0"}
+    assert json.loads((settings.out / "summary.json").read_text()) == summary
+    record = json.loads((settings.out / "benchmark.json").read_text())
+    assert {label: entry["type"] for label, entry in record["policies"].items()} == {
+        "e0": "e0",
+        "act": "act",
+    }
+    assert record["environment"]["options"] == {
+        "proprioception": "compact",
+        "state_only": True,
+        "episode_length": 5,
+    }
+    assert set(RESULTS) < set(content(settings.out))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes run in a thread: no process has to start."""
+    monkeypatch.setattr(benchmark, "episode_pool", lambda *_: ThreadPoolExecutor(1))
+
+
+def test_killed_run_goes_on_and_may_be_extended(
+    settings: BenchmarkSettings, summary: dict[str, Any], tmp_path: Path, in_this_process: None
+) -> None:
+    """Lines lost to a kill come back as other processes wrote them; more is added."""
+    out = tmp_path / "out"
+    shutil.copytree(settings.out, out)
+    lines = (out / "episodes.jsonl").read_text().splitlines(keepends=True)
+    (out / "episodes.jsonl").write_text("".join(lines[:7]) + lines[7][:-25])
+    another = save_policy(tmp_path / "another", 17, seed=1)
+    more = replace(settings, out=out, episodes=3, checkpoints=(*settings.checkpoints, another))
+    extended = run_benchmark(more)
+    kept = episodes(out)
+    assert len({result.job for result in kept}) == len(kept) == 3 * 2 * (3 + 1)
+    before = episodes(settings.out)
+    assert [r for r in kept if r.policy != "another" and r.seed < 900_002] == before
+    assert (out / "episodes.jsonl").read_text().startswith("".join(lines[:7]))
+    assert list(extended["policies"]) == ["e0", "act", "another"]
+    assert {(r["policy"], r["episodes"]) for r in extended["rates"] if r["task"] == PICK} == {
+        (name, count) for name in ("e0", "act", "another") for count in (3, 1)
+    }
+
+
+def test_finished_run_runs_nothing(
+    settings: BenchmarkSettings, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "episode_pool", None)
+    before = content(settings.out)
+    assert run_benchmark(settings) == summary
+    assert content(settings.out) == before
+    one = run_benchmark(replace(settings, checkpoints=settings.checkpoints[:1], episodes=1))
+    assert {row["policy"] for row in one["rates"]} == {"e0"}
+    assert one["comparisons"] == []
+    run_benchmark(settings)
+    assert content(settings.out) == before
+
+
+def test_another_benchmark_in_the_directory_is_refused(
+    settings: BenchmarkSettings, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    other = save_policy(tmp_path / "other", 17, seed=1)
+    before = content(settings.out)
+    e0 = settings.checkpoints[:1]
+    for change, message in (
+        ({"seed": 900_100}, "another seed: 900000, not 900100"),
+        ({"env_options": (*OPTIONS[:2], "episode_length=6")}, "another environment: .*6"),
+        ({"checkpoints": e0, "denoising_steps": 2}, "another denoising steps: None, not 2"),
+        (
+            {"checkpoints": (other,), "labels": ("e0",)},
+            "episodes of another policy 'e0': model.safetensors of .*other differ",
+        ),
+    ):
+        with pytest.raises(BenchmarkMismatchError, match=message):
+            run_benchmark(replace(settings, **change))
+    assert content(settings.out) == before
+
+
+def test_foreign_episodes_are_refused_and_left_alone(
+    settings: BenchmarkSettings, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    own = (settings.out / "episodes.jsonl").read_text()
+    (out / "episodes.jsonl").write_text(own + '{"cut')
+    with pytest.raises(BenchmarkMismatchError, match="of another run, without a benchmark"):
+        run_benchmark(replace(settings, out=out))
+    shutil.copy(settings.out / "benchmark.json", out)
+    (out / "episodes.jsonl").write_text(own.replace('"act"', '"stranger"') + '{"cut')
+    with pytest.raises(BenchmarkMismatchError, match=r"an episode of another run .*stranger"):
+        run_benchmark(replace(settings, out=out))
+    assert (out / "episodes.jsonl").read_text().endswith('{"cut')
+    (out / "episodes.jsonl").write_text(own[:50] + "\n" + own)
+    with pytest.raises(EpisodeLogError, match="line 1"):
+        run_benchmark(replace(settings, out=out))
+    (out / "benchmark.json").write_text("[]")
+    with pytest.raises(BenchmarkMismatchError, match="does not describe a benchmark"):
+        run_benchmark(replace(settings, out=out))
+
+
+def test_what_cannot_run_is_said_before_an_episode_runs(
+    settings: BenchmarkSettings, tmp_path: Path, in_this_process: None
+) -> None:
+    new = replace(settings, out=tmp_path / "out", controls=())
+    for change, error, message in (
+        ({"tasks": ("PushCub-v1",)}, UnknownEnvironmentError, "Did you mean 'PushCube-v1'"),
+        ({"env": "moon"}, UnknownEnvironmentError, "type 'moon'; known: .*maniskill"),
+        ({"env_options": ("size=3",)}, UnknownEnvironmentError, "size"),
+        ({"env_options": ("state_only=maybe",)}, UnknownEnvironmentError, "maybe"),
+        ({"env_options": ("state_only",)}, UnknownEnvironmentError, "name=value"),
+        ({"env": "pusht", "env_options": (), "tasks": ("PushT-v0",)},
+         UnknownEnvironmentError, "cannot make task 'PushT-v0': ModuleNotFoundError.*gym_pusht"),
+        ({"denoising_steps": 2}, BenchmarkCheckpointError, "E0 policies; 'act' is of type 'act'"),
+        ({"env_options": ("state_only=true",)}, BenchmarkCheckpointError,
+         r"does not fit PushCube-v1: it expects .*state \(4,\).*offers .*state \(16,\)"),
+        ({"controls": ("blackout",)}, BenchmarkSettingsError, "needs images, and PushCube-v1"),
+        ({"controls": ("instruction",), "tasks": (PUSH,)}, BenchmarkSettingsError,
+         "only .*push the blue cube"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            run_benchmark(replace(new, **change))
+    assert [path.name for path in new.out.iterdir()] == ["episodes.jsonl"]
+    assert (new.out / "episodes.jsonl").read_text() == ""
+
+
+def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    control = "episode_length=3 tell_camera_shift=true"
+    changed = replace(settings, out=tmp_path, tasks=(PUSH,), controls=(control,), workers=1)
+    summary = run_benchmark(changed)
+    steps = {(r.policy, r.control, r.seed): r.steps for r in episodes(tmp_path)}
+    for policy in ("e0", "act"):
+        assert steps[policy, "none", 900_000] == 5
+        assert steps[policy, control, 900_000] == 3
+    assert {row["second"] for row in summary["controls"]} == {control}
+    with pytest.raises(UnknownEnvironmentError, match="how_long"):
+        run_benchmark(replace(changed, controls=("how_long=3",)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"controls": ("darkness",)}, "unknown control 'darkness': blackout, instruction, or"),
+        ({"episodes": 0}, "episodes must be at least 1, not 0"),
+        ({"control_episodes": 0}, "control_episodes"),
+        ({"workers": 0}, "workers"),
+        ({"denoising_steps": 0}, "denoising_steps"),
+        ({"seed": -1}, "first is -1"),
+        ({"tasks": (PUSH, PUSH)}, "tasks holds a name twice"),
+        ({"tasks": ()}, "at least one task"),
+    ],
+)
+def test_impossible_settings(
+    change: dict[str, Any], message: str, settings: BenchmarkSettings
+) -> None:
+    with pytest.raises(BenchmarkSettingsError, match=message):
+        replace(settings, **change)

@@ -1,0 +1,113 @@
+"""Labels of checkpoints, and which of them are refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from made_checkpoints import save_act, save_policy
+
+from e0_bench.closed_loop.checkpoints import (
+    BenchmarkCheckpointError,
+    check_fit,
+    read_checkpoints,
+    short_labels,
+)
+
+STATE = {"observation.state": (4,), "observation.environment_state": (17,)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An E0 and an ACT checkpoint where LeRobot puts them."""
+    root = tmp_path_factory.mktemp("trainings")
+    e0 = save_policy(root / "cubes/train/checkpoints/000200/pretrained_model", state_size=17)
+    (root / "cubes/train/checkpoints/last").symlink_to("000200")
+    return e0, save_act(root / "act/checkpoints/000100/pretrained_model", 17)
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["a/demo/train/checkpoints/2/pretrained_model"], ["demo"]),
+        (["a/x/checkpoints/2/pretrained_model", "b/y"], ["x", "y"]),
+        (["x/checkpoints/10/pretrained_model", "x/checkpoints/20/pretrained_model"],
+         ["x@10", "x@20"]),
+        (["a/x/checkpoints/5/pretrained_model", "b/x/checkpoints/5/pretrained_model"],
+         ["a/x", "b/x"]),
+    ],
+)  # fmt: skip
+def test_labels_are_as_short_as_they_can_be(paths: list[str], labels: list[str]) -> None:
+    assert short_labels([Path("/runs") / path for path in paths]) == labels
+
+
+def test_identity_is_the_content(made: tuple[Path, Path], tmp_path: Path) -> None:
+    e0, act = made
+    first, second = read_checkpoints([e0, act])
+    assert (first.label, first.type, second.label, second.type) == ("cubes", "e0", "act", "act")
+    recorded = {"mine": first.record()}
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(e0, copy)
+    assert [c.label for c in read_checkpoints([copy], recorded=recorded)] == ["mine"]
+    (copy / "train_config.json").write_text("{}")
+    assert [c.label for c in read_checkpoints([copy], recorded=recorded)] == ["mine"]
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"n_action_steps": 2}))
+    assert [c.label for c in read_checkpoints([copy], recorded=recorded)] == ["elsewhere"]
+
+
+def test_refused_checkpoints(made: tuple[Path, Path], tmp_path: Path) -> None:
+    e0, act = made
+    last = e0.parent.parent / "last" / "pretrained_model"
+    incomplete, unknown, adapter = (tmp_path / name for name in ("incomplete", "unknown", "lora"))
+    for copy in (incomplete, unknown, adapter):
+        shutil.copytree(e0, copy)
+    (incomplete / "model.safetensors").unlink()
+    config = json.loads((e0 / "config.json").read_text())
+    (unknown / "config.json").write_text(json.dumps(config | {"type": "oracle"}))
+    (adapter / "config.json").write_text(json.dumps(config | {"use_peft": True}))
+    for arguments, message in (
+        (([e0, last],), "the same checkpoint is given twice"),
+        (([e0, act], ["x"]), "2 checkpoints, 1 labels"),
+        (([e0, act], ["x", "x"]), "'x' stands for several"),
+        (([],), "at least one"),
+        (([tmp_path / "none"],), "none is not a LeRobot checkpoint directory: it does not exist"),
+        (([e0.parent],), "lacks config.json.*did you mean .*pretrained_model"),
+        (([incomplete],), "lacks model.safetensors"),
+        (([unknown],), "not the configuration of a policy that is installed here.*oracle"),
+        (([adapter],), "adapter to another model"),
+    ):
+        with pytest.raises(BenchmarkCheckpointError, match=message):
+            read_checkpoints(*arguments)
+
+
+def test_fit(made: tuple[Path, Path], tmp_path: Path) -> None:
+    (act,) = read_checkpoints([made[1]])
+    check_fit(act, "Push", STATE, 7)
+    check_fit(act, "Push", STATE | {"observation.images.top": (3, 9, 9)}, 7)
+    told = r"'act'.* does not fit Push: it expects .*state \(4,\).* actions of 7 numbers; "
+    for features, action_size, offered in (
+        (STATE, 6, "offers .*takes 6"),
+        (STATE | {"observation.state": (16,)}, 7, r"offers .*observation.state \(16,\)"),
+        ({"observation.environment_state": (17,)}, 7, r"offers observation.environment_state"),
+    ):
+        with pytest.raises(BenchmarkCheckpointError, match=told + "the environment " + offered):
+            check_fit(act, "Push", features, action_size)
+    (seeing,) = read_checkpoints([save_policy(tmp_path / "seeing", 17, image_size=32)])
+    check_fit(seeing, "Push", STATE | {"observation.images.base_camera": (3, 64, 64)}, 7)
+    for images in ({}, {"observation.images.top": (3, 32, 32)}):
+        with pytest.raises(BenchmarkCheckpointError, match=r"base_camera \(3, 32, 32\)"):
+            check_fit(seeing, "Push", STATE | images, 7)
+
+
+def test_saved_renaming_counts(made: tuple[Path, Path], tmp_path: Path) -> None:
+    directory = tmp_path / "renamed"
+    shutil.copytree(made[1], directory)
+    path = directory / "policy_preprocessor.json"
+    pipeline = json.loads(path.read_text())
+    (step,) = (s for s in pipeline["steps"] if "rename" in s["registry_name"])
+    step["config"]["rename_map"] = {"observation.joints": "observation.state"}
+    path.write_text(json.dumps(pipeline))
+    (checkpoint,) = read_checkpoints([directory])
+    joints = {"observation.joints": (4,), "observation.environment_state": (17,)}
+    check_fit(checkpoint, "Push", joints, 7)

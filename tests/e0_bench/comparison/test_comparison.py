@@ -1,0 +1,173 @@
+"""A whole comparison in small: resumed, extended, and refused where it would mix results."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e0_bench.comparison.comparison import (
+    ComparisonMismatchError,
+    ComparisonSettings,
+    comparison_markdown,
+    policies_by_label,
+    run_comparison,
+)
+from e0_bench.comparison.recipe import read_recipe
+
+RECIPE = """
+[dataset]
+tasks = ["PushCube-v1"]
+episodes = 2
+seed = 100_000
+action_noise = 0.1
+[environment]
+proprioception = "compact"
+state_only = true
+[training]
+steps = 2
+batch_size = 4
+[training.policy]
+device = "cpu"
+[pretraining]
+steps = 1
+policy.objective = "regression"
+[policies.e0]
+objective = "e0"
+denoising_steps = 2
+viewpoint_augmentation.embedding = true
+[policies.regression]
+objective = "regression"
+[held_out]
+episodes = 1
+seed = 600_000
+[benchmark]
+episodes = 1
+seed = 800_000
+[told]
+policies = ["e0"]
+"""
+FLOW = '[policies.flow]\nobjective = "flow"\n'
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[ComparisonSettings, dict[str, Any]]:
+    directory = tmp_path_factory.mktemp("comparison")
+    recipe = directory / "recipe.toml"
+    recipe.write_text(RECIPE)
+    settings = ComparisonSettings(recipe, directory / "out")
+    return settings, run_comparison(settings)
+
+
+def test_every_policy_is_trained_and_measured(
+    finished: tuple[ComparisonSettings, dict[str, Any]],
+) -> None:
+    settings, results = finished
+    assert list(results["policies"]) == ["e0", "regression"]
+    for row in results["policies"].values():
+        assert row["parameters"] > 1e6
+        assert row["training_seconds"] > 0
+        assert 0 <= row["codes"] < 0.05 < row["error"], "two steps of training teach nothing"
+        assert row["frames"] > 5
+    lines = (settings.directory / "benchmark/episodes.jsonl").read_text().splitlines()
+    assert sorted((json.loads(line)["policy"], json.loads(line)["seed"]) for line in lines) == [
+        ("e0", 800_000),
+        ("regression", 800_000),
+    ]
+    assert json.loads((settings.directory / "comparison.json").read_text()) == results
+    assert list(results["benchmark"]["policies"]) == ["e0", "regression", "e0, told"]
+    (told,) = (settings.directory / "told/episodes.jsonl").read_text().splitlines()
+    assert json.loads(told)["seed"] == 800_000
+    prefix = [
+        json.loads(path.read_text())["prefix_from"]
+        for path in settings.directory.glob(
+            "train/*/checkpoints/000002/pretrained_model/config.json"
+        )
+    ]
+    pretrained = settings.directory / "pretrained/checkpoints/000001/pretrained_model"
+    assert prefix == [str(pretrained)] * 2 and pretrained.is_dir()
+    table = (settings.directory / "comparison.md").read_text()
+    assert table == comparison_markdown(results)
+    assert f"| regression | {results['policies']['regression']['parameters']:,} |" in table
+
+
+def test_a_further_policy_is_trained_alone(
+    finished: tuple[ComparisonSettings, dict[str, Any]],
+) -> None:
+    settings, results = finished
+    kept = [
+        *settings.directory.glob("train/*/checkpoints/000002/pretrained_model/model.safetensors"),
+        *settings.directory.glob("*/meta/collection.json"),
+    ]
+    assert len(kept) == 4
+    before = [path.stat().st_mtime_ns for path in kept]
+    longer = settings.recipe.with_name("longer.toml")
+    longer.write_text(RECIPE + FLOW)
+    extended = run_comparison(replace(settings, recipe=longer, output=settings.directory))
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert list(extended["policies"]) == ["e0", "regression", "flow"]
+    for label, row in results["policies"].items():
+        assert extended["policies"][label] == row, "the error is not measured with fixed noise"
+    again = run_comparison(settings)
+    assert again["policies"] == results["policies"]
+    assert set(json.loads((settings.directory / "recipe.json").read_text())["policies"]) == {
+        "e0",
+        "regression",
+        "flow",
+    }
+
+
+def test_each_seed_is_a_training_with_an_encoding_of_its_own(
+    finished: tuple[ComparisonSettings, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings, _ = finished
+    for name in ("dataset", "held_out"):
+        shutil.copytree(settings.directory / name, tmp_path / "out" / name)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        RECIPE.replace('[policies.regression]\nobjective = "regression"\n', "")
+        .replace('[told]\npolicies = ["e0"]\n', "")
+        .replace("steps = 1", "steps = 1\naugmented = true")
+        .replace("batch_size = 4", "batch_size = 4\nseeds = [1, 2]")
+    )
+    results = run_comparison(replace(settings, recipe=recipe, output=tmp_path / "out"))
+    weights = []
+    for label in ("e0-1", "e0-2"):
+        pretrained = tmp_path / f"out/pretrained/{label}/checkpoints/000001/pretrained_model"
+        config = json.loads((pretrained / "config.json").read_text())
+        assert config["objective"] == "regression" and config["viewpoint_augmentation"]["embedding"]
+        trained = tmp_path / f"out/train/{label}/checkpoints/000002/pretrained_model"
+        assert json.loads((trained / "config.json").read_text())["prefix_from"] == str(pretrained)
+        weights.append((trained / "model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+    assert results["trainings"]["policies"] == {"e0-1": "e0", "e0-2": "e0"}
+    (row,) = results["trainings"]["rows"]
+    assert [row["policy"], len(row["rates"]), row["episodes"]] == ["e0", 2, 1]
+    assert (tmp_path / "out/comparison.md").read_text().startswith("## Over trainings")
+
+
+def test_a_training_that_was_told_is_one_of_a_policy_that_was_told(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.replace("batch_size = 4", "batch_size = 4\nseeds = [1, 2]"))
+    assert policies_by_label(read_recipe(path)) == {
+        "e0-1": "e0",
+        "e0-2": "e0",
+        "regression-1": "regression",
+        "regression-2": "regression",
+        "e0-1, told": "e0, told",
+        "e0-2, told": "e0, told",
+    }
+
+
+def test_another_recipe_is_refused(
+    finished: tuple[ComparisonSettings, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings, _ = finished
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace("steps = 2\nbatch", "steps = 3\nbatch"))
+    with pytest.raises(ComparisonMismatchError, match="a recipe with another training"):
+        run_comparison(replace(settings, recipe=other, output=settings.directory))

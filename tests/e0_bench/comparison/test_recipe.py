@@ -1,0 +1,161 @@
+"""Recipes are checked as a whole before anything expensive begins."""
+
+from pathlib import Path
+
+import pytest
+
+from e0_bench.comparison.recipe import RecipeError, differences, read_recipe
+
+RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.toml"))
+GOOD = """
+[dataset]
+tasks = ["PushCube-v1"]
+episodes = [3]
+seed = 100_000
+[environment]
+proprioception = "compact"
+[training]
+steps = 2
+batch_size = 4
+[training.policy]
+device = "cpu"
+horizon = 4
+[policies.a]
+objective = "e0"
+n_action_steps = 3
+[policies.b]
+objective = "flow"
+horizon = 6
+[held_out]
+episodes = 1
+seed = 600_000
+[benchmark]
+episodes = 1
+seed = 800_000
+"""
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_can_be_carried_out(path: Path) -> None:
+    assert read_recipe(path).policies
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert {path.stem for path in RECIPES} >= {"maniskill_cpu", "maniskill_gpu", "vocabulary_cpu"}
+
+
+def test_a_policy_has_the_shared_settings_and_its_own(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD))
+    assert recipe.policy("a") == {
+        "device": "cpu",
+        "horizon": 4,
+        "objective": "e0",
+        "n_action_steps": 3,
+    }
+    assert recipe.policy("b") == {"device": "cpu", "horizon": 6, "objective": "flow"}
+    assert recipe.loop() == {"steps": 2, "batch_size": 4}
+
+
+def test_an_encoding_may_be_trained_under_its_policys_augmentation(tmp_path: Path) -> None:
+    augmentation = "viewpoint_augmentation.probability = 0.5\nstandard_augmentation = {}\n"
+    text = GOOD.replace("[policies.b]", f"{augmentation}[policies.b]")
+    pretraining = '[pretraining]\nsteps = 2\npolicy.objective = "regression"\n'
+    shared = {"device": "cpu", "horizon": 4, "objective": "regression"}
+    own = {"viewpoint_augmentation": {"probability": 0.5}, "standard_augmentation": {}}
+    plain = read_recipe(written(tmp_path, text + pretraining))
+    augmented = read_recipe(written(tmp_path, text + pretraining + "augmented = true\n"))
+    assert plain.pretrained_policy("a") == augmented.pretrained_policy("b") == shared
+    assert augmented.pretrained_policy("a") == shared | own
+
+
+def test_every_policy_may_be_trained_with_several_seeds(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD.replace("steps = 2", "steps = 2\nseeds = [7, 3]")))
+    assert [training.label for training in recipe.trainings] == ["a-7", "b-7", "a-3", "b-3"]
+    assert recipe.loop(7) == {"steps": 2, "batch_size": 4, "seed": 7}
+    last = recipe.trainings[-1]
+    assert recipe.pretrained_directory(last) == Path("pretrained/3")
+    assert [training.label for training in read_recipe(written(tmp_path, GOOD)).trainings] == [
+        "a",
+        "b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("[held_out]\nepisodes = 1\nseed = 600_000", "", "the recipe lacks held_out"),
+        ("[held_out]", "[kept]\n[held_out]", "the recipe has unknown kept; known: dataset"),
+        ("tasks =", "task =", r"\[dataset\] has unknown task"),
+        ("steps = 2", "steps = 2\nlog_frequency = 1", r"\[training\]: .*log_frequency"),
+        ('proprioception = "compact"', "images = 2", r"\[environment\] has unknown images"),
+        ("[held_out]", '[told]\npolicies = ["z"]\n[held_out]', r"\[told\] names the policy 'z'"),
+        ("[held_out]", '[told]\npolicies = ["a"]\n[held_out]', r"\[told\] .*embedding = true"),
+        (
+            'proprioception = "compact"',
+            'camera_shift = "15,0,1,0"',
+            r"\[environment\] has unknown camera_shift; known: ",
+        ),
+        (
+            "[held_out]",
+            '[pretraining]\nsteps = 2\naugmented = "yes"\n[held_out]',
+            r"\[pretraining\] augmented must be true or false",
+        ),
+        ("steps = 2", "steps = 0", r"\[training\] needs steps"),
+        ("steps = 2", "steps = 2\nseeds = [1, 1]", r"\[training\] seeds must be .* got \[1, 1\]"),
+        ("steps = 2", "steps = 2\nseeds = [1]", r"at least two different whole numbers, got \[1\]"),
+        ("steps = 2", 'steps = 2\nseeds = "all"', r"\[training\] seeds must be .* got all"),
+        ("steps = 2", "steps = 2\nseeds = [1, true]", r"\[training\] seeds must be"),
+        ("steps = 2", "steps = 2\nseed = 1\nseeds = [1, 2]", r"both seed and seeds"),
+        ('objective = "e0"', 'objektive = "e0"', r"\[policies.a\] .* has unknown objektive"),
+        ('objective = "e0"', 'objective = "e1"', r"\[policies.a\]: unknown objective 'e1'; known"),
+        ("n_action_steps = 3", "n_action_steps = 9", r"\[policies.a\]: n_action_steps \(9\)"),
+        ("n_action_steps = 3", "vocabulary_size = 1", r"\[policies.a\]: "),
+        (
+            "seed = 800_000",
+            "seed = 600_005",
+            r"\[held_out\] .* \[benchmark\] from 600005",
+        ),
+        ("seed = 600_000", "seed = 100_029", r"\[dataset\] .* leave at least 30 between"),
+        ("episodes = 1\nseed = 800_000", "seed = 800_000", r"\[benchmark\] lacks episodes"),
+        ("[dataset]", "[dataset", "cannot read the recipe"),
+        ("[held_out]", "[pretraining]\n[held_out]", r"\[pretraining\] needs steps"),
+        (
+            "[held_out]",
+            '[pretraining]\nsteps = 2\npolicy.objective = "e1"\n[held_out]',
+            r"\[pretraining.policy\]: unknown objective 'e1'",
+        ),
+        (
+            "[held_out]",
+            "[pretraining]\nsteps = 2\npolicy.use_instruction = false\n[held_out]",
+            r"\[policies.a\] has use_instruction True and \[pretraining.policy\] False",
+        ),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
+    assert before in GOOD
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(written(tmp_path, GOOD.replace(before, after)))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"cannot read the recipe .*nowhere.toml"):
+        read_recipe(tmp_path / "nowhere.toml")
+
+
+def test_only_what_spoils_results_is_a_difference(tmp_path: Path) -> None:
+    import json
+
+    before = json.loads(json.dumps(vars(read_recipe(written(tmp_path, GOOD)))))
+    more = GOOD.replace("episodes = 1\nseed = 800", "episodes = 5\nseed = 800")
+    more += '[policies.c]\nobjective = "masked"\n'
+    assert differences(before, read_recipe(written(tmp_path, more))) == []
+    seeds = GOOD.replace("steps = 2\n", "steps = 2\nseeds = [1, 2]\n")
+    assert differences(before, read_recipe(written(tmp_path, seeds))) == []
+    other = GOOD.replace("steps = 2\n", "steps = 3\n").replace("n_action_steps = 3", "horizon = 5")
+    assert differences(before, read_recipe(written(tmp_path, other))) == ["training", "policies.a"]
