@@ -9,7 +9,7 @@ VULKAN := .venv/.vulkan
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
 
-# In the order of `testpaths`, the slow ones first: xdist's own order ends with them.
+# In the order of `tests/conftest.py`: xdist's own ends with the slow ones.
 test: $(INSTALLED) $(VULKAN)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -15,3 +15,8 @@ def rendering() -> None:
     available, reason = rendering_available()
     if not available:
         pytest.skip(f"needs rendering: {reason}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The many fast tests of the method come last, so that no process ends with a long file."""
+    items.sort(key=lambda item: item.path.parent.name == "e0")
