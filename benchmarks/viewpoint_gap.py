@@ -29,6 +29,7 @@ from scipy.stats import bootstrap
 from torch import Tensor
 from tqdm import tqdm
 
+from e0.policy import PolicySettings
 from e0.viewpoint import CameraGeometry, Perturbation, intrinsics, perturb_viewpoint
 from e0_bench.comparison.action_error import frames_with_chunks
 from e0_bench.comparison.recipe import Recipe
@@ -36,7 +37,7 @@ from e0_bench.files import write_json
 from e0_bench.viewpoint.tables import gap_table
 from e0_maniskill.cameras import CameraShift
 from e0_maniskill.collection import CollectionSettings
-from lerobot_policy_e0 import E0Config, E0Policy
+from lerobot_policy_e0 import E0Policy
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
 AZIMUTHS = (-15.0, 15.0)  # degrees
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
     options = parser.parse_args(arguments)
     recipe = json.loads((options.comparison / "recipe.json").read_text())
-    horizon = recipe["training"].get("policy", {}).get("horizon", E0Config.horizon)
+    horizon = recipe["training"].get("policy", {}).get("horizon", PolicySettings.horizon)
     home = first_frames(options.comparison / "held_out", horizon)
     scenes = all_pictures(recipe, home, horizon)
     rows: list[dict[str, Any]] = []

@@ -100,7 +100,7 @@ def _vision(preset: Preset) -> dict[str, tuple[int, ...]]:
     shape = preset.vision
     assert isinstance(shape, SiglipShape)
     root, width = PALIGEMMA + "vision_tower.vision_model.", shape.width
-    patches = (preset.image_size // shape.patch) ** 2
+    patches = (preset.image_size[0] // shape.patch) * (preset.image_size[1] // shape.patch)
     shapes: dict[str, tuple[int, ...]] = {
         f"{root}embeddings.patch_embedding.weight": (width, 3, shape.patch, shape.patch),
         f"{root}embeddings.patch_embedding.bias": (width,),

@@ -9,7 +9,7 @@ chunk = policy.sample(observation)                  # chunk.actions (B, H, 7), c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -34,6 +34,7 @@ from e0.objectives import (
 from e0.tokens import ActionTokenizer
 
 ObjectiveName = Literal["e0", "flow", "hybrid", "masked", "autoregressive", "regression"]
+SMALLEST_PICTURE = 16  # pixels
 OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 
 
@@ -42,7 +43,8 @@ class PolicySettings:
     """Everything that a policy's weights depend on, and its sampling defaults.
 
     cameras: names of the images; vectors: name and size of the normalized vector features.
-    preset: a name of `e0.network.presets`, or sizes of your own. token_grain: one action token for
+    preset: a name of `e0.network.presets`, or sizes of your own. image_size: height and width that
+    pictures are brought to, the preset's if None. token_grain: one action token for
     every `step`, or for every (step, `dimension`) as E0's authors have it.
     objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
     schedule, sampler, read_out, early_stop: of e0. time_distribution: of e0, flow and hybrid.
@@ -54,6 +56,7 @@ class PolicySettings:
     action_dim: int
     horizon: int = 8
     preset: str | Preset = "tiny"
+    image_size: tuple[int, int] | None = None
     token_grain: Grain = "step"
     use_instruction: bool = True
     vocabulary_size: int = 256
@@ -108,6 +111,19 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
     raise ValueError(f"unknown objective {settings.objective!r}; known: {', '.join(OBJECTIVES)}")
 
 
+def network_sizes(settings: PolicySettings) -> Preset:
+    """The preset with the settings' picture size. ValueError for a size that no network takes."""
+    preset = find_preset(settings.preset)
+    if settings.image_size is None:
+        return preset
+    if min(settings.image_size) < SMALLEST_PICTURE:
+        raise ValueError(
+            f"image_size must be at least {SMALLEST_PICTURE} pixels high and wide, got "
+            f"{settings.image_size}"
+        )
+    return replace(preset, image_size=settings.image_size)
+
+
 def token_layout(settings: PolicySettings, objective: Objective) -> TokenLayout:
     """The action tokens that an objective needs. ValueError for an unknown grain."""
     return TokenLayout(
@@ -130,7 +146,7 @@ class Policy(nn.Module):
         self.tokenizer = ActionTokenizer(settings.action_dim, settings.vocabulary_size)
         self.objective = make_objective(settings, self.tokenizer)
         self.network = PolicyNetwork(
-            find_preset(settings.preset),
+            network_sizes(settings),
             token_layout(settings, self.objective),
             cameras=settings.cameras,
             vectors=settings.vectors,
@@ -167,7 +183,7 @@ class Policy(nn.Module):
 
         Raises ValueError naming the first setting in which the two encode differently.
         """
-        for name in ("preset", "cameras", "vectors", "use_instruction"):
+        for name in ("preset", "image_size", "cameras", "vectors", "use_instruction"):
             own, given = getattr(self.settings, name), getattr(other.settings, name)
             if own != given:
                 raise ValueError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import (
@@ -12,10 +14,19 @@ from lerobot.optim import (
 )
 
 from e0.network.presets import find_preset
-from e0.policy import PolicySettings, make_objective, token_layout
+from e0.policy import PolicySettings, make_objective, network_sizes, token_layout
 from e0.tokens import CODEBOOK_KINDS, ActionTokenizer
+from lerobot_policy_e0.defaults import (
+    default_action_steps,
+    default_dtype,
+    default_horizon,
+    default_image_size,
+    training_defaults,
+)
 from lerobot_policy_e0.standard_augmentation import StandardAugmentation
-from lerobot_policy_e0.viewpoint import NUMBERS, VIEWPOINT, ViewpointSettings
+from lerobot_policy_e0.viewpoint import DEPTH, NUMBERS, VIEWPOINT, ViewpointSettings
+
+OF_ONE_TRAINING = ("init_from", "prefix_from", "reflow_from", "refit_codebook")
 
 
 @OptimizerConfig.register_subclass("fused_adamw")
@@ -32,7 +43,8 @@ class E0Config(PreTrainedConfig):
     """Settings of `E0Policy`.
 
     Actions:
-        horizon: steps of a chunk. n_action_steps: how many of them run before the next chunk.
+        horizon: steps of a chunk; one second of the dataset if None, at most what the preset was
+            made for. n_action_steps: how many of them run before the next chunk; half if None.
         vocabulary_size: codes per action dimension. codebook: how they are placed
             (`e0.tokens.ActionTokenizer.fit`).
     Method (see `e0.objectives`, and `e0.policy.PolicySettings` for which applies to which):
@@ -40,7 +52,9 @@ class E0Config(PreTrainedConfig):
         read_out, early_stop, confidence_noise, remask, denoising_steps (network evaluations per
         chunk), noise_draws (per observation in training).
     Network:
-        preset: a row of `e0.network.presets`. use_instruction: feed the task's text;
+        preset: a row of `e0.network.presets`. image_size: height and width that pictures are
+            brought to, such as [96,128]; if None those of the preset, in the cameras' own shape.
+            use_instruction: feed the task's text;
         maximum_instruction_bytes: longer instructions are refused, never cut.
         cameras: the images that the policy sees, in this order; all in the dataset's order if
             empty. pi-0's order is base, left wrist, right wrist.
@@ -53,7 +67,8 @@ class E0Config(PreTrainedConfig):
     Training:
         vector_noise: deviation of the Gaussian noise on normalized vector features, so that exact
             numbers cannot name an episode and the policy has to look at its images.
-        dtype: float32, or bfloat16 for autocast in LeRobot's training loop and for sampling.
+        dtype: float32, or bfloat16 for autocast in LeRobot's training loop and for sampling; if
+            None bfloat16 for the 3 B presets on a GPU. optimizer_lr: by the preset if None.
         viewpoint_augmentation: trains as if cameras had been bumped
             (`lerobot_policy_e0.viewpoint.ViewpointSettings`), as in
             --policy.viewpoint_augmentation.probability=0.8.
@@ -64,18 +79,21 @@ class E0Config(PreTrainedConfig):
             backward pass, for less memory. ema_decay: act with an average of the weights, 0.999 is
             usual; 0 is none.
         init_from: weights that a new policy starts from (`e0.weights`): pi-0, pi-0.5, PaliGemma or
-            the authors' E0, as a file, directory or hub id. Ignored in a checkpoint.
+            the authors' E0, as a file, directory or hub id.
         initialized_from: set by it, what the weights were and their hash.
+        refit_codebook: continue from a checkpoint with codebooks that are fitted to this dataset.
         prefix_from: checkpoint directory of a trained policy, of any objective; a new policy starts
-            with its encoding of observations, and learns on from there. Ignored in a checkpoint.
+            with its encoding of observations, and learns on from there.
         reflow_from: checkpoint directory of a trained policy whose noise-to-chunk pairs are
             learned in place of the demonstrated actions, for fewer denoising steps (`e0.reflow`).
             Start from the same one: --policy.path=DIRECTORY --policy.reflow_from=DIRECTORY.
         reflow_steps: its denoising steps.
+        Checkpoints forget init_from, prefix_from, reflow_from and refit_codebook: they belong to
+        the training that they are given to.
     """
 
-    horizon: int = PolicySettings.horizon
-    n_action_steps: int = 4
+    horizon: int | None = None
+    n_action_steps: int | None = None
     vocabulary_size: int = PolicySettings.vocabulary_size
     codebook: str = "mu_law"
 
@@ -95,6 +113,7 @@ class E0Config(PreTrainedConfig):
     noise_draws: int = PolicySettings.noise_draws
 
     preset: str = "tiny"
+    image_size: tuple[int, int] | None = None
     use_instruction: bool = PolicySettings.use_instruction
     maximum_instruction_bytes: int = 256
     cameras: list[str] = field(default_factory=list)
@@ -105,7 +124,7 @@ class E0Config(PreTrainedConfig):
     fast_sampling: bool = True
 
     vector_noise: float = 0.0
-    dtype: str = "float32"
+    dtype: str | None = None
     viewpoint_augmentation: ViewpointSettings = field(default_factory=ViewpointSettings)
     standard_augmentation: StandardAugmentation = field(default_factory=StandardAugmentation)
     freeze_vision: bool = False
@@ -114,46 +133,35 @@ class E0Config(PreTrainedConfig):
     ema_decay: float = 0.0
     init_from: str | None = None
     initialized_from: str | None = None
+    refit_codebook: bool = False
     prefix_from: str | None = None
     reflow_from: str | None = None
     reflow_steps: int = 10
 
-    optimizer_lr: float = 1e-3
+    optimizer_lr: float | None = None
     optimizer_betas: tuple[float, float] = (0.9, 0.99)
     optimizer_weight_decay: float = 1e-2
     optimizer_grad_clip_norm: float = 1.0
     warmup_fraction: float = 0.05
 
-    normalization_mapping: dict[str, NormalizationMode] = field(
-        default_factory=lambda: {
-            "VISUAL": NormalizationMode.IDENTITY,
-            "STATE": NormalizationMode.MEAN_STD,
-            "ENV": NormalizationMode.MEAN_STD,
-            # The tokenizer works in action units: its codebooks are the normalization.
-            "ACTION": NormalizationMode.IDENTITY,
-        }
-    )
+    # What is left out follows from the preset.
+    normalization_mapping: dict[str, NormalizationMode] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         preset = find_preset(self.preset)
-        if preset.state == "prompt":
-            # The prompt tells the state in bins of [-1, 1].
-            self.normalization_mapping |= {
-                "STATE": NormalizationMode.QUANTILES,
-                "ENV": NormalizationMode.QUANTILES,
-            }
+        if self.dtype is None:
+            self.dtype = default_dtype(self.preset, self.device)
+        if self.optimizer_lr is None:
+            self.optimizer_lr = training_defaults(self.preset).learning_rate
+        self._fill_normalization(in_prompt=preset.state == "prompt")
         if self.maximum_prompt_tokens < 0:
             raise ValueError(
                 f"maximum_prompt_tokens must not be negative, got {self.maximum_prompt_tokens}"
             )
         if self.maximum_prompt_tokens == 0:
             self.maximum_prompt_tokens = 200 if preset.state == "prompt" else 48
-        if not 1 <= self.n_action_steps <= self.horizon:
-            raise ValueError(
-                f"n_action_steps ({self.n_action_steps}) must lie between 1 and the horizon "
-                f"({self.horizon}): a chunk holds no more steps"
-            )
+        self._check_steps()
         if self.codebook not in CODEBOOK_KINDS:
             raise ValueError(
                 f"unknown codebook {self.codebook!r}; known: {', '.join(CODEBOOK_KINDS)}"
@@ -164,11 +172,6 @@ class E0Config(PreTrainedConfig):
             raise ValueError(f"reflow_steps must be at least 1, got {self.reflow_steps}")
         if not self.vector_noise >= 0:
             raise ValueError(f"vector_noise must not be negative, got {self.vector_noise}")
-        if self.normalization_mapping.get("ACTION") is not NormalizationMode.IDENTITY:
-            raise ValueError(
-                "normalization_mapping must be IDENTITY for ACTION, got "
-                f"{self.normalization_mapping.get('ACTION')}: codebooks hold actions as they are"
-            )
         if not self.optimizer_lr > 0:
             raise ValueError(f"optimizer_lr must be positive, got {self.optimizer_lr}")
         if not 0 <= self.ema_decay < 1:
@@ -189,7 +192,54 @@ class E0Config(PreTrainedConfig):
             )
         # The method checks its own settings; do it now, before a dataset is downloaded.
         settings = self._settings(cameras=(), vectors={}, action_dim=1)
+        network_sizes(settings)
         token_layout(settings, make_objective(settings, ActionTokenizer(1, self.vocabulary_size)))
+
+    def _fill_normalization(self, in_prompt: bool) -> None:
+        vectors = NormalizationMode.QUANTILES if in_prompt else NormalizationMode.MEAN_STD
+        default = {"STATE": vectors, "ENV": vectors}
+        default |= dict.fromkeys(("VISUAL", "ACTION"), NormalizationMode.IDENTITY)
+        self.normalization_mapping = mapping = default | self.normalization_mapping
+        if mapping["ACTION"] is not NormalizationMode.IDENTITY:
+            raise ValueError(
+                f"normalization_mapping must be IDENTITY for ACTION, got {mapping['ACTION']}: "
+                "codebooks hold actions as they are"
+            )
+        if in_prompt and (mapping["STATE"], mapping["ENV"]) != (vectors, vectors):
+            raise ValueError(
+                f"normalization_mapping must be QUANTILES for STATE and ENV with the preset "
+                f"{self.preset!r}, got {mapping['STATE']} and {mapping['ENV']}: its prompt tells "
+                "them in bins of [-1, 1]"
+            )
+
+    def _check_steps(self) -> None:
+        if self.n_action_steps is None:
+            return
+        longest = training_defaults(self.preset).longest_horizon
+        if not 1 <= self.n_action_steps <= (longest if self.horizon is None else self.horizon):
+            raise ValueError(
+                f"n_action_steps ({self.n_action_steps}) must lie between 1 and the horizon "
+                f"({self.horizon}): a chunk holds no more steps"
+            )
+
+    def fill_in(self, fps: float | None = None) -> None:
+        """Choose what was left out, for a new policy and a dataset of this rate in steps a second;
+        see `lerobot_policy_e0.defaults`."""
+        if self.horizon is None:
+            self.horizon = max(default_horizon(self.preset, fps), self.n_action_steps or 1)
+        if self.n_action_steps is None:
+            self.n_action_steps = default_action_steps(self.horizon)
+        if self.image_size is None and fps is not None:
+            pictures = [feature.shape for feature in self.image_features.values()]
+            self.image_size = default_image_size(self.preset, pictures)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Without what belongs to one training: another that starts from this checkpoint would
+        inherit it unasked. A resumed one reads LeRobot's `train_config.json`, which has it."""
+        kept = copy(self)
+        for name in OF_ONE_TRAINING:
+            setattr(kept, name, getattr(E0Config, name))
+        super(E0Config, kept)._save_pretrained(save_directory)
 
     @property
     def observation_delta_indices(self) -> None:
@@ -197,13 +247,15 @@ class E0Config(PreTrainedConfig):
 
     @property
     def action_delta_indices(self) -> list[int]:
-        return list(range(self.horizon))
+        # LeRobot asks before it tells the dataset's rate; the policy takes what it needs.
+        return list(range(self.horizon or training_defaults(self.preset).longest_horizon))
 
     @property
     def reward_delta_indices(self) -> None:
         return None
 
     def get_optimizer_preset(self) -> FusedAdamWConfig:
+        assert self.optimizer_lr is not None  # filled in by the preset
         return FusedAdamWConfig(
             lr=self.optimizer_lr,
             betas=self.optimizer_betas,
@@ -212,6 +264,7 @@ class E0Config(PreTrainedConfig):
         )
 
     def get_scheduler_preset(self) -> CosineDecayWithWarmupSchedulerConfig:
+        assert self.optimizer_lr is not None
         # LeRobot scales these counts down to the run's number of steps.
         decay_steps = 1_000_000
         return CosineDecayWithWarmupSchedulerConfig(
@@ -224,12 +277,12 @@ class E0Config(PreTrainedConfig):
     def validate_features(self) -> None:
         """Raise ValueError unless there is an action vector and something to observe.
 
-        Depth, images of one channel, is for `viewpoint_augmentation` and no input of the policy.
+        Depth is for `viewpoint_augmentation` and no input of the policy.
         """
         self.input_features = {
             name: feature
             for name, feature in (self.input_features or {}).items()
-            if feature.type is not FeatureType.VISUAL or feature.shape[0] != 1
+            if not name.endswith(DEPTH)
         }
         if self.action_feature is None or len(self.action_feature.shape) != 1:
             raise ValueError(
@@ -283,6 +336,6 @@ class E0Config(PreTrainedConfig):
         taken = {
             name: getattr(self, name)
             for name in (field.name for field in fields(PolicySettings))
-            if name not in ("cameras", "vectors", "action_dim")
+            if name not in ("cameras", "vectors", "action_dim") and getattr(self, name) is not None
         }
         return PolicySettings(cameras, vectors, action_dim, **taken)

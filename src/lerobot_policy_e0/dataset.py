@@ -1,24 +1,23 @@
-"""Reading LeRobotDatasets: all actions, to fit the codebooks, and all frames, to keep in memory."""
+"""The numbers of a LeRobotDataset that are trained on, read from its parquet files alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import gc
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute
 import pyarrow.parquet
 import torch
-from lerobot.datasets import LeRobotDataset
+from lerobot.datasets import LeRobotDataset, StreamingLeRobotDataset
 from lerobot.utils.constants import ACTION
 from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
 
 def read_actions(dataset_meta: Any) -> Tensor:
-    """All actions (N, D) of a LeRobotDataset v3, from its parquet files alone.
+    """All actions (N, D) that are trained on of a LeRobotDataset v3, from its parquet files alone.
 
     Raises ValueError if the dataset has no action feature, no frames, or actions of another size
     than its description says.
@@ -28,10 +27,7 @@ def read_actions(dataset_meta: Any) -> Tensor:
             f"dataset {dataset_meta.repo_id!r} has no feature {ACTION!r}, only "
             f"{sorted(dataset_meta.features)}: a policy cannot be trained on it"
         )
-    size = dataset_meta.features[ACTION]["shape"][0]
-    files = sorted((Path(dataset_meta.root) / "data").glob("*/*.parquet"))
-    parts = [_column(file, size) for file in files]
-    actions = np.concatenate(parts) if parts else np.empty((0, size), np.float32)
+    actions = read_vectors(dataset_meta, [ACTION])[ACTION]
     if len(actions) == 0:
         raise ValueError(
             f"dataset {dataset_meta.repo_id!r} has no recorded steps under {dataset_meta.root}: "
@@ -40,98 +36,52 @@ def read_actions(dataset_meta: Any) -> Tensor:
     return torch.from_numpy(actions)
 
 
-def _column(file: Path, size: int) -> np.ndarray:
-    column = pyarrow.parquet.read_table(file, columns=[ACTION])[ACTION].combine_chunks()
-    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
+def read_vectors(dataset_meta: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Vector features (N, size) of all steps that are trained on, from the parquet files alone."""
+    sizes = {name: dataset_meta.features[name]["shape"][0] for name in names}
+    episodes = trained_episodes(dataset_meta)
+    parts = [_columns(file, sizes, episodes) for file in data_files(dataset_meta)]
+    nothing = {name: np.empty((0, size), np.float32) for name, size in sizes.items()}
+    return {name: np.concatenate([part[name] for part in [nothing, *parts]]) for name in names}
+
+
+def data_files(dataset_meta: Any) -> list[Path]:
+    """The parquet files of a dataset that are on this disk: none of one that is streamed."""
+    return sorted((Path(dataset_meta.root) / "data").glob("*/*.parquet"))
+
+
+def trained_episodes(dataset_meta: Any) -> list[int] | None:
+    """The episodes that are trained on, None for all of them.
+
+    LeRobot hands policies the description of the whole dataset, and not which episodes were left
+    out (`--dataset.episodes`, `--dataset.eval_split`). The dataset that holds this description
+    knows, so it is looked for among all objects.
+    """
+    kinds = (LeRobotDataset, StreamingLeRobotDataset)
+    holders = [o for o in gc.get_objects() if issubclass(type(o), kinds)]
+    chosen = [d.episodes for d in holders if getattr(d, "meta", None) is dataset_meta]
+    if not chosen or any(episodes is None for episodes in chosen):
+        return None
+    return sorted({int(episode) for episodes in chosen for episode in episodes})
+
+
+def _columns(
+    file: Path, sizes: Mapping[str, int], episodes: list[int] | None
+) -> dict[str, np.ndarray]:
+    table = pyarrow.parquet.read_table(file, columns=[*sizes, "episode_index"])
+    if episodes is not None:
+        table = table.filter(pyarrow.compute.field("episode_index").isin(episodes))
+    return {name: _column(table, name, size, file) for name, size in sizes.items()}
+
+
+def _column(table: pyarrow.Table, name: str, size: int, file: Path) -> np.ndarray:
+    column = table[name].combine_chunks()
+    nested = pyarrow.types.is_nested(column.type)  # a feature of one number is a plain column
+    values = column.flatten() if nested else column
+    flat = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float32)
     if flat.size != len(column) * size:
         raise ValueError(
-            f"{file.name} holds actions of {flat.size / max(len(column), 1):g} numbers, the "
+            f"{file.name} holds {name!r} of {flat.size / max(len(column), 1):g} numbers, the "
             f"dataset's description says {size}"
         )
     return flat.reshape(-1, size)
-
-
-class FramesInMemory(Dataset):
-    """A LeRobotDataset whose frames are decoded once and kept in memory, images as uint8 (and
-    depths as float32).
-
-    Decoding pictures for every sample takes longer than a small policy's training step; this takes
-    one pass over the dataset and `number of frames · bytes per image` of memory. Items equal those
-    of the wrapped dataset (images as uint8, which LeRobot's training loop takes as well).
-
-    Raises ValueError for a streamed dataset, and for one with image transforms: they must differ
-    at every access.
-    """
-
-    def __init__(self, dataset: LeRobotDataset) -> None:
-        if not isinstance(dataset, LeRobotDataset):
-            raise ValueError(
-                f"frames in memory need a LeRobotDataset, got a {type(dataset).__name__}; turn "
-                "dataset.streaming off or load without this cache"
-            )
-        if dataset.image_transforms is not None:
-            raise ValueError(
-                "frames in memory would freeze the dataset's random image transforms; turn the "
-                "transforms off or load without this cache"
-            )
-        self.meta = dataset.meta
-        self.delta_indices: dict[str, list[int]] = dataset.reader.delta_indices or {}
-        self.columns = _decode_once(dataset)
-        episodes = self.columns["episode_index"].numpy()
-        first = np.flatnonzero(np.diff(episodes, prepend=-1))
-        lengths = np.diff(np.append(first, len(episodes)))
-        self._first = torch.from_numpy(np.repeat(first, lengths))
-        self._last = torch.from_numpy(np.repeat(first + lengths - 1, lengths))
-        tasks: Any = dataset.meta.tasks
-        self._tasks = [str(name) for name in tasks.sort_values("task_index").index]
-
-    def __len__(self) -> int:
-        return len(self._first)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item: dict[str, Any] = {name: column[index] for name, column in self.columns.items()}
-        for name, deltas in self.delta_indices.items():
-            wanted = index + torch.tensor(deltas)
-            inside = wanted.clamp(self._first[index], self._last[index])
-            item[name] = self.columns[name][inside]
-            item[f"{name}_is_pad"] = wanted != inside
-        item["task"] = self._tasks[int(item["task_index"])]
-        return item
-
-
-def _decode_once(dataset: LeRobotDataset) -> dict[str, Tensor]:
-    """Every feature of every frame, stacked (N, ...)."""
-    frames = LeRobotDataset(
-        dataset.repo_id,
-        root=dataset.root,
-        episodes=dataset.episodes,
-        tolerance_s=dataset.tolerance_s,
-        return_uint8=True,
-        depth_output_unit=dataset.depth_output_unit,
-    )
-    colour = set(dataset.meta.camera_keys) - set(dataset.meta.depth_keys)
-    columns: dict[str, Tensor] = {}
-    with _one_thread():
-        for index in tqdm(range(len(frames)), desc="Decoding frames", unit="frame"):
-            frame: dict[str, Any] = frames[index]  # pyright: ignore[reportAssignmentType]
-            for name, value in frame.items():
-                if not isinstance(value, Tensor):
-                    continue
-                if name in colour and value.is_floating_point():
-                    value = (value * 255).round().to(torch.uint8)
-                if name not in columns:
-                    columns[name] = value.new_empty((len(frames), *value.shape))
-                columns[name][index] = value
-    return columns
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Operations on single frames are short: several threads gain nothing, and where another
-    program keeps a core busy they wait for each other far longer than the work takes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -24,8 +24,16 @@ from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler, require_dtype
 from e0.weights import import_weights, open_source
 from lerobot_policy_e0.configuration_e0 import E0Config
-from lerobot_policy_e0.dataset import read_actions
 from lerobot_policy_e0.prompts import find_tokenizer, make_prompts, tokenizer_of
+from lerobot_policy_e0.training_start import (
+    augmentations,
+    augments_in_processor,
+    check_texts,
+    continue_on,
+    fit_codebooks,
+    prepare_dataset,
+    say_what_is_trained,
+)
 from lerobot_policy_e0.viewpoint import VIEWPOINT
 
 logger = logging.getLogger(__name__)
@@ -61,11 +69,14 @@ class E0Policy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         self.config: E0Config = config
+        config.fill_in(None if dataset_meta is None else dataset_meta.fps)
         if config.dtype == "bfloat16":
             require_dtype(torch.bfloat16, torch.device(config.device or "cpu"))
+        if dataset_meta is not None:
+            prepare_dataset(config, dataset_meta)
         self.model = Policy(config.policy_settings())
         if dataset_meta is not None:
-            self.model.tokenizer.fit(read_actions(dataset_meta), config.codebook)
+            fit_codebooks(self.model.tokenizer, config, dataset_meta)
         elif dataset_stats is not None:
             if ACTION not in dataset_stats:
                 raise ValueError(
@@ -81,6 +92,10 @@ class E0Policy(PreTrainedPolicy):
             config.initialized_from = f"{report.kind} {report.source} sha256:{report.sha256}"
             logger.info("%s", report.summary())
         self.prompts = make_prompts(config, find_tokenizer(config) if new else None)
+        if dataset_meta is not None:
+            check_texts(self.prompts, config, dataset_meta)
+            say_what_is_trained(config, self.model, dataset_meta.fps)
+        self.augmentations = augmentations(config)
         network = self.model.network
         network.freeze(vision=config.freeze_vision, language=config.freeze_language)
         network.checkpointing = config.gradient_checkpointing
@@ -155,16 +170,30 @@ class E0Policy(PreTrainedPolicy):
         """
         if ACTION not in batch:
             raise ValueError(f"the batch has no {ACTION!r}, only {sorted(batch)}")
+        if self.training and torch.is_grad_enabled():  # not where LeRobot validates
+            batch = self._augmented(batch)
         observation = self._observation(batch)
         if self.config.reflow_from is not None:
             steps = self.config.reflow_steps
             losses = reflow_loss(self.model, self._teacher(), observation, steps=steps)
         else:
             actions = batch[ACTION]
+            if self.model.settings.action_dim == 1 and actions.ndim == 2:
+                actions = actions[..., None]  # LeRobotDatasets hold single numbers without an axis
+            actions = actions[:, : self.model.settings.horizon]
             padded = batch.get("action_is_pad")
-            valid = ~padded if padded is not None else actions.new_ones(actions.shape[:2]).bool()
+            valid = actions.new_ones(actions.shape[:2]).bool()
+            if padded is not None:
+                valid = ~padded[:, : self.model.settings.horizon]
             losses = self.model.loss(observation, actions, valid)
         return (losses if reduction == "none" else losses.mean()), None
+
+    def _augmented(self, batch: dict[str, Any]) -> dict[str, Any]:
+        place = self.model.tokenizer.codebook.device.type
+        with torch.autocast(place, enabled=False):  # pictures are moved in full precision
+            for augment in self.augmentations:
+                batch = augment(batch)
+        return batch
 
     def _teacher(self) -> Policy:
         """The policy of `reflow_from`, loaded when it is first asked for."""
@@ -260,13 +289,13 @@ class E0Policy(PreTrainedPolicy):
                 f"{came}. Rename features with --rename_map, or use the cameras and state "
                 "the policy was trained with"
             )
-        # LeRobot adds the batch axis to its own state features, but not to further vectors.
-        vectors = {name: torch.atleast_2d(batch[name]) for name in self.config.vector_features}
+        sizes = self.config.vector_features
+        vectors = {name: _rows(batch[name], size) for name, size in sizes.items()}
         if self.training and self.config.vector_noise > 0:
             noise = self.config.vector_noise
             vectors = {name: x + noise * torch.randn_like(x) for name, x in vectors.items()}
         instruction = self._instruction(batch, vectors) if self.config.use_instruction else None
-        images = {name: batch[name] for name in cameras}
+        images = {name: _in_colour(batch[name]) for name in cameras}
         numbers = self.prompts.network_vectors(vectors)
         if VIEWPOINT in self.model.settings.vectors:
             size = self.model.settings.vectors[VIEWPOINT]
@@ -297,14 +326,24 @@ class E0Policy(PreTrainedPolicy):
         is missing. Raises CheckpointError naming what is wrong."""
         if not strict:
             raise ValueError("an E0 checkpoint is only ever loaded strictly")
+        _refuse_adapter(pretrained_name_or_path)
         meta = options.pop("dataset_meta", None)
         options.pop("dataset_stats", None)  # The codebooks come from the checkpoint.
         policy = super().from_pretrained(pretrained_name_or_path, strict=True, **options)
         policy.model.tokenizer.require_fitted()
         policy.prompts = make_prompts(policy.config, tokenizer_of(pretrained_name_or_path))
         if meta is not None:
-            policy._report_out_of_range(read_actions(meta))
+            policy._continue_on(meta, pretrained_name_or_path)
         return policy
+
+    def _continue_on(self, dataset_meta: Any, checkpoint: str | Path) -> None:
+        """Get ready to be trained further on a dataset; see `training_start`."""
+        prepare_dataset(self.config, dataset_meta)
+        continue_on(self.config, self.model.tokenizer, dataset_meta)
+        check_texts(self.prompts, self.config, dataset_meta)
+        say_what_is_trained(self.config, self.model, dataset_meta.fps)
+        if augments_in_processor(self.config, checkpoint):
+            self.augmentations = []
 
     @classmethod
     def _load_as_safetensor(
@@ -332,14 +371,22 @@ class E0Policy(PreTrainedPolicy):
         model.load_state_dict(state, strict=True)
         return model
 
-    def _report_out_of_range(self, actions: Tensor) -> None:
-        """Warn when a dataset holds actions that the checkpoint's codebooks do not cover."""
-        outside = self.model.tokenizer.count_out_of_range(actions)
-        if outside.any():
-            logger.warning(
-                "%d of %d actions of this dataset lie outside the checkpoint's codebooks (per "
-                "dimension: %s) and train as the nearest code",
-                int(outside.sum()),
-                actions.numel(),
-                outside.tolist(),
-            )
+
+def _rows(vector: Tensor, size: int) -> Tensor:
+    """A vector feature as (B, size). LeRobot adds the batch axis to its own state features, but not
+    to further vectors, and has single numbers without an axis."""
+    return vector.reshape(-1, 1) if size == 1 and vector.ndim < 2 else torch.atleast_2d(vector)
+
+
+def _in_colour(image: Tensor) -> Tensor:
+    """Pictures (..., 3, H, W) of ones that may be monochrome, (..., 1, H, W)."""
+    return image.expand(*image.shape[:-3], 3, -1, -1) if image.shape[-3] == 1 else image
+
+
+def _refuse_adapter(directory: str | Path) -> None:
+    adapter = Path(directory) / "adapter_config.json"
+    if adapter.is_file() and not (Path(directory) / "model.safetensors").is_file():
+        raise CheckpointError(
+            f"{directory} holds an adapter (LoRA) and not the policy that it adapts: load that, "
+            "put the adapter on it with peft.PeftModel.from_pretrained, and merge_and_unload"
+        )

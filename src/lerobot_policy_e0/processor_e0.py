@@ -5,19 +5,43 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lerobot.configs import NormalizationMode
+from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.processor import (
+    ObservationProcessorStep,
     PolicyAction,
     PolicyProcessorPipeline,
+    ProcessorStepRegistry,
     make_default_policy_processor_steps,
     make_policy_processor_pipelines,
 )
 
 from lerobot_policy_e0.configuration_e0 import E0Config
-from lerobot_policy_e0.standard_augmentation import StandardAugmentationStep
-from lerobot_policy_e0.viewpoint import ViewpointAugmentationStep
+from lerobot_policy_e0.statistics import Statistics, usable_statistics
 
-Statistics = dict[str, dict[str, Any]]
+
+@ProcessorStepRegistry.register(name="vectors_of_one_number")
+class VectorsOfOneNumber(ObservationProcessorStep):
+    """Gives vectors of one number their axis, (B,) to (B, 1): LeRobotDatasets hold them as plain
+    numbers, and a batch of these looks like one vector."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = list(names)
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        single = {
+            name: torch.as_tensor(observation[name]).reshape(-1, 1)
+            for name in self.names
+            if name in observation and torch.as_tensor(observation[name]).ndim < 2
+        }
+        return observation | single
+
+    def get_config(self) -> dict[str, Any]:
+        return {"names": self.names}
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        return features
 
 
 def make_e0_pre_post_processors(
@@ -26,46 +50,24 @@ def make_e0_pre_post_processors(
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
     PolicyProcessorPipeline[PolicyAction, PolicyAction],
 ]:
-    """Rename, batch, move to the device, augment images in training, normalize vectors; actions
-    pass as they are.
+    """Rename, batch, move to the device, normalize vectors; actions pass as they are.
 
-    Raises ValueError if a vector feature has no statistics.
+    Raises ValueError without statistics of every vector feature.
     """
-    if dataset_stats is not None:
-        dataset_stats = _usable_statistics(config, dataset_stats)
+    if dataset_stats is None and config.vector_features:
+        raise ValueError(
+            f"{sorted(config.vector_features)} cannot be normalized without dataset_stats: pass "
+            "the dataset's meta.stats, or load a checkpoint's processors by its path"
+        )
+    dataset_stats = usable_statistics(config, dataset_stats or {})
     steps = make_default_policy_processor_steps(
         config, dataset_stats, normalizer_device=config.device
     )
-    inputs = [steps.rename_observations, steps.add_batch_dim, steps.to_device]
-    if config.viewpoint_augmentation.active:
-        inputs.append(ViewpointAugmentationStep(config.viewpoint_augmentation))
-    if config.standard_augmentation.probability > 0:
-        inputs.append(StandardAugmentationStep(config.standard_augmentation))
+    inputs = [steps.rename_observations]
+    single = [name for name, size in config.vector_features.items() if size == 1]
+    if single:
+        inputs.append(VectorsOfOneNumber(single))
+    inputs += [steps.add_batch_dim, steps.to_device, steps.normalize]
     return make_policy_processor_pipelines(
-        input_steps=[*inputs, steps.normalize], output_steps=[steps.unnormalize, steps.to_cpu]
+        input_steps=inputs, output_steps=[steps.unnormalize, steps.to_cpu]
     )
-
-
-def _usable_statistics(config: E0Config, statistics: Statistics) -> Statistics:
-    """Statistics with deviation 1, or quantiles 2 apart, where a dimension is constant: dividing
-    by (almost) zero would turn the smallest difference at test time into a huge input."""
-    usable = dict(statistics)
-    quantiles = config.normalization_mapping["STATE"] is NormalizationMode.QUANTILES
-    low_name, high_name = ("q01", "q99") if quantiles else ("mean", "std")
-    for name in config.vector_features:
-        given = statistics.get(name, {})
-        missing = [key for key in (low_name, high_name) if key not in given]
-        if missing:
-            raise ValueError(
-                f"the dataset's statistics lack {' and '.join(missing)} of {name!r}: recompute the "
-                "dataset's statistics, or leave the feature out of the policy's input_features"
-            )
-        low = torch.as_tensor(given[low_name], dtype=torch.float32)
-        high = torch.as_tensor(given[high_name], dtype=torch.float32)
-        if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-            raise ValueError(f"the statistics of {name!r} hold NaN or infinity: clean the dataset")
-        spread = high - low if quantiles else high
-        constant = spread <= 1e-6 * low.abs().clamp_min(1.0)
-        unit = low + 2.0 if quantiles else torch.ones_like(high)
-        usable[name] = {**given, high_name: torch.where(constant, unit, high)}
-    return usable

@@ -78,8 +78,10 @@ class StandardAugmentationStep(ImageStep):
         self.settings = settings
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
-        if not self.is_training():
-            return observation
+        return self.augment(observation) if self.is_training() else observation
+
+    def augment(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """The observation with augmented pictures."""
         augmented = self.settings(cameras_of(observation))
         return observation | {f"{OBS_IMAGES}.{name}": p for name, p in augmented.items()}
 

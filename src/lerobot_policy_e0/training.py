@@ -19,17 +19,24 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.logging_utils import MetricsTracker
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from lerobot_policy_e0.dataset import FramesInMemory
+from e0.network.vision import KeypointShape
+from e0.policy import network_sizes
+from lerobot_policy_e0.configuration_e0 import E0Config
+from lerobot_policy_e0.frames import FramesInMemory
+from lerobot_policy_e0.training_start import augmentations
 
 LEARNING_CURVE = "learning_curve.jsonl"
 
 
 class InMemoryAccelerator(Accelerator):
-    """An Accelerator that keeps the frames of the datasets it is given in memory."""
+    """An Accelerator that keeps the frames of the datasets it is given in memory; `policy` tells
+    in which size its network will look at them."""
+
+    policy: Any = None
 
     def prepare_data_loader(self, data_loader: DataLoader, *arguments: Any, **options: Any) -> Any:
         in_memory = DataLoader(
-            _in_memory(data_loader.dataset),
+            _in_memory(data_loader.dataset, picture_options(self.policy)),
             batch_size=data_loader.batch_size,
             sampler=data_loader.sampler,
             collate_fn=data_loader.collate_fn,
@@ -38,10 +45,20 @@ class InMemoryAccelerator(Accelerator):
         return super().prepare_data_loader(in_memory, *arguments, **options)
 
 
-def _in_memory(dataset: Dataset) -> Dataset:
+def _in_memory(dataset: Dataset, options: dict[str, Any]) -> Dataset:
     if isinstance(dataset, Subset):  # --max_eval_samples
-        return Subset(_in_memory(dataset.dataset), dataset.indices)
-    return FramesInMemory(dataset)  # pyright: ignore[reportArgumentType]
+        return Subset(_in_memory(dataset.dataset, options), dataset.indices)
+    return FramesInMemory(dataset, **options)  # pyright: ignore[reportArgumentType]
+
+
+def picture_options(policy: Any) -> dict[str, Any]:
+    """How large pictures are kept for a policy of this configuration: as an E0 policy's network
+    looks at them, unless they are augmented before; options of `FramesInMemory`."""
+    if not isinstance(policy, E0Config) or augmentations(policy):
+        return {}
+    sizes = network_sizes(policy.policy_settings())
+    antialias = isinstance(sizes.vision, KeypointShape)
+    return {"picture_size": sizes.image_size, "antialias": antialias}
 
 
 class LearningCurve(logging.Filter):
@@ -82,16 +99,39 @@ def train_in_memory(cfg: TrainPipelineConfig) -> None:
     """Train as `lerobot-train` does, from the command line's arguments."""
     cfg.validate()  # fills in what --policy.path names, and the output directory
     policy: Any = cfg.trainable_config
+    _check_run(cfg, policy)
     precision = {"bfloat16": "bf16", "float16": "fp16"}.get(getattr(policy, "dtype", ""), "no")
     accelerator = InMemoryAccelerator(
         step_scheduler_with_optimizer=False,
         mixed_precision=precision,
         cpu=policy.device == "cpu",
     )
+    accelerator.policy = policy
     if accelerator.is_main_process:
         assert cfg.output_dir is not None
         logging.getLogger().addFilter(LearningCurve(Path(cfg.output_dir) / LEARNING_CURVE))
     train(cfg, accelerator=accelerator)
+
+
+def _check_run(cfg: TrainPipelineConfig, policy: Any) -> None:
+    """Refuse what frames in memory exclude; say which flags have no effect."""
+    if cfg.dataset.streaming:
+        raise ValueError(
+            "e0 train keeps all frames in memory and cannot stream them; lerobot-train takes the "
+            "same flags and can"
+        )
+    print(
+        "Frames are kept in memory, without loading processes: num_workers, prefetch_factor, "
+        "persistent_workers and dataloader_multiprocessing_context have no effect."
+    )
+    asked = getattr(policy, "optimizer_lr", None)
+    kept = getattr(cfg.optimizer, "lr", asked)
+    if cfg.resume and asked != kept:
+        print(
+            f"A resumed training goes on with its own learning rate, {kept}; "
+            f"--policy.optimizer_lr={asked} has no effect. To change it, start anew from its "
+            "checkpoint with --policy.path."
+        )
 
 
 def main() -> None:

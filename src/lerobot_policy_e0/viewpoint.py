@@ -109,18 +109,23 @@ class ViewpointAugmentationStep(ImageStep):
         self._augment = settings.augmentation()
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        if self.is_training():
+            return self.augment(observation)
         images = cameras_of(observation)
-        if self.is_training() and images:
-            depths = depths_of(observation, images) if self.settings.depth else None
-            moved, movements = self._augment(images, depths)
-            observation |= {f"{OBS_IMAGES}.{name}": image for name, image in moved.items()}
-            if self.settings.embedding:
-                observation[VIEWPOINT] = self._told(movements)
-        elif self.settings.embedding and images and VIEWPOINT not in observation:
-            picture = next(iter(images.values()))
-            unknown = picture.new_zeros(len(picture), NUMBERS * len(images))
-            observation[VIEWPOINT] = unknown
-        return observation
+        if not self.settings.embedding or not images or VIEWPOINT in observation:
+            return observation
+        picture = next(iter(images.values()))
+        return observation | {VIEWPOINT: picture.new_zeros(len(picture), NUMBERS * len(images))}
+
+    def augment(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """The observation with moved pictures, and told how they were moved."""
+        images = cameras_of(observation)
+        if not images:
+            return observation
+        depths = depths_of(observation, images) if self.settings.depth else None
+        moved, movements = self._augment(images, depths)
+        told = {VIEWPOINT: self._told(movements)} if self.settings.embedding else {}
+        return observation | {f"{OBS_IMAGES}.{name}": x for name, x in moved.items()} | told
 
     def _told(self, movements: dict[str, Perturbation]) -> Tensor:
         """The movements of all cameras (B, 5 · cameras), zero for samples that are told nothing."""

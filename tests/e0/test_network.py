@@ -31,7 +31,7 @@ SMALL = replace(
     prefix=SHAPE,
     suffix=SHAPE,
     depth=2,
-    image_size=32,
+    image_size=(32, 32),
     language=ByteShape(patch=4),
 )
 

@@ -44,7 +44,7 @@ every = pytest.mark.parametrize("name", OBJECTIVES)
 
 @pytest.fixture(autouse=True)
 def narrow_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(find_preset("tiny"), prefix=SHAPE, suffix=SHAPE, depth=2, image_size=32)
+    small = replace(find_preset("tiny"), prefix=SHAPE, suffix=SHAPE, depth=2, image_size=(32, 32))
     monkeypatch.setitem(PRESETS, "narrow", small)
 
 

@@ -31,7 +31,7 @@ WAYS = torch.tensor([[-0.8, 0.6], [0.8, -0.6]])  # two equally good chunks
 
 @pytest.fixture(autouse=True)
 def narrow_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(find_preset("tiny"), prefix=SHAPE, suffix=SHAPE, depth=2, image_size=32)
+    small = replace(find_preset("tiny"), prefix=SHAPE, suffix=SHAPE, depth=2, image_size=(32, 32))
     monkeypatch.setitem(PRESETS, "narrow", small)
 
 

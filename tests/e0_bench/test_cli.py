@@ -158,7 +158,7 @@ def test_training_takes_the_flags_of_lerobot() -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--policy.horizon=0"], "n_action_steps (4) must lie between 1 and the horizon (0)"),
+        (["--policy.horizon=0"], "horizon must be at least 1, got 0"),
         ([], "check --dataset.root"),
         (["--config_path=nowhere.json", "--resume=true"], "nowhere.json"),
     ],

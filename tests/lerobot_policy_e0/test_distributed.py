@@ -45,7 +45,7 @@ class PolicyLoss(nn.Module):
 
 def make_loss(preset: str) -> PolicyLoss:
     torch.manual_seed(0)
-    PRESETS["test"] = replace(find_preset("tiny"), depth=2, image_size=32)
+    PRESETS["test"] = replace(find_preset("tiny"), depth=2, image_size=(32, 32))
     settings = PolicySettings(
         preset=preset,
         cameras=("front",),

@@ -82,7 +82,9 @@ def test_actions_of_another_size_than_described(vector_dataset: Path, tmp_path: 
     shorter = pyarrow.array([row[:-1] for row in table["action"].to_pylist()])
     index = table.column_names.index("action")
     pyarrow.parquet.write_table(table.set_column(index, "action", shorter), file)
-    with pytest.raises(ValueError, match=r"actions of 6 numbers, the dataset's description says 7"):
+    with pytest.raises(
+        ValueError, match=r"'action' of 6 numbers, the dataset's description says 7"
+    ):
         read_actions(metadata(root))
 
 
@@ -239,6 +241,14 @@ def test_a_policy_without_instructions_needs_none(image_dataset: Path) -> None:
             {"normalization_mapping": {"ACTION": NormalizationMode.MEAN_STD}},
             "must be IDENTITY for ACTION, got .*MEAN_STD",
         ),
+        (
+            {
+                "preset": "paligemma_debug",
+                "normalization_mapping": {"STATE": NormalizationMode.MEAN_STD},
+            },
+            "must be QUANTILES for STATE and ENV .*MEAN_STD",
+        ),
+        ({"image_size": (8, 128)}, r"image_size must be at least 16 .* got \(8, 128\)"),
         ({"warmup_fraction": 1.5}, "warmup_fraction must lie between 0 and 1"),
     ],
 )

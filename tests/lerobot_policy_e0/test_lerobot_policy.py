@@ -319,14 +319,28 @@ def test_loading_is_never_lenient(checkpoint: Path) -> None:
         E0Policy.from_pretrained(checkpoint, strict=False)
 
 
-def test_finetuning_on_larger_actions_warns(
+def test_finetuning_on_larger_actions_is_refused_or_begins_with_new_codes(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    actions = np.random.default_rng(1).uniform(-3, 3, (EPISODES, STEPS, ACTION_DIM))
-    meta = metadata(write_dataset(tmp_path / "larger", "image", actions=actions))
+    random = np.random.default_rng(1)
+    actions = random.uniform(-0.9, 0.9, (EPISODES, STEPS, ACTION_DIM))
+    actions[..., -1] = np.sign(actions[..., -1])
+    actions[1, 2, 3] = 5.0
+    few = metadata(write_dataset(tmp_path / "few", "image", actions=actions))
     with caplog.at_level(logging.WARNING):
+        E0Policy.from_pretrained(checkpoint, dataset_meta=few)
+    assert "beyond the codes train as the nearest one: 2.1 % of 3" in caplog.text
+    actions[..., 3] = random.uniform(-3, 3, (EPISODES, STEPS))
+    meta = metadata(write_dataset(tmp_path / "larger", "image", actions=actions))
+    with pytest.raises(ValueError, match=r"% of 3 \(\[.*--policy\.refit_codebook=true"):
         E0Policy.from_pretrained(checkpoint, dataset_meta=meta)
-    assert "lie outside the checkpoint's codebooks" in caplog.text
+    config = PreTrainedConfig.from_pretrained(checkpoint)
+    config.refit_codebook = True
+    policy = E0Policy.from_pretrained(checkpoint, config=config, dataset_meta=meta)
+    assert not policy.model.tokenizer.count_out_of_range(read_actions(meta)).any()
+    policy.save_pretrained(tmp_path / "refitted")
+    kept = PreTrainedConfig.from_pretrained(tmp_path / "refitted")
+    assert not kept.refit_codebook, "the next training does not inherit it"
 
 
 def test_finetuning_on_another_action_size_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import draccus
 import pytest
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies import make_pre_post_processors
 from lerobot.utils.constants import OBS_IMAGES
 from small_dataset import CAMERA, build, collate, make_config, metadata
+from torch import Tensor
 
 from e0.viewpoint import CameraGeometry, Perturbation
 from lerobot_policy_e0 import E0Config, E0Policy
@@ -38,35 +40,68 @@ def without_actions(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if not name.startswith("action")}
 
 
+def seen_in_training(policy: E0Policy, batch: dict[str, Any]) -> Tensor:
+    """The pictures that the network is shown while it learns from a batch."""
+    shown: list[Tensor] = []
+    look = policy.model.loss
+
+    def watch(observation: Any, *others: Any) -> Tensor:
+        shown.append(observation.images[CAMERA])
+        return look(observation, *others)
+
+    policy.model.loss = watch  # type: ignore[method-assign]
+    policy.forward(batch)
+    del policy.model.loss
+    return shown[0]
+
+
 def test_training_batches_move_and_others_do_not(image_dataset: Path, raw: dict[str, Any]) -> None:
-    _, preprocess, _ = build(image_dataset, viewpoint_augmentation=settings())
-    assert not torch.equal(preprocess(dict(raw))[CAMERA], raw[CAMERA])
-    assert torch.equal(preprocess(without_actions(raw))[CAMERA], raw[CAMERA])
+    policy, preprocess, _ = build(image_dataset, viewpoint_augmentation=settings())
+    batch = preprocess(dict(raw))
+    assert torch.equal(batch[CAMERA], raw[CAMERA])
+    policy.train()
+    assert not torch.equal(seen_in_training(policy, batch), raw[CAMERA])
     with torch.no_grad():  # as LeRobot computes the loss on its validation split
-        assert torch.equal(preprocess(dict(raw))[CAMERA], raw[CAMERA])
-    _, plain, _ = build(image_dataset)
-    assert torch.equal(plain(dict(raw))[CAMERA], raw[CAMERA])
-    expected = plain(dict(raw))
-    for name in ("observation.state", "action"):
-        assert torch.equal(preprocess(dict(raw))[name], expected[name])
+        assert torch.equal(seen_in_training(policy, batch), raw[CAMERA])
+    policy.eval()
+    assert torch.equal(seen_in_training(policy, batch), raw[CAMERA])
+    assert torch.equal(batch[CAMERA], raw[CAMERA]), "the batch itself stays as it is"
 
 
-def test_it_is_saved_with_the_preprocessor(
+@pytest.mark.parametrize("before", [0.0, 1.0])
+def test_a_continued_training_augments_as_it_is_told(
+    before: float, image_dataset: Path, raw: dict[str, Any], tmp_path: Path
+) -> None:
+    for part in build(image_dataset, viewpoint_augmentation=settings(probability=before)):
+        part.save_pretrained(tmp_path)
+    config = PreTrainedConfig.from_pretrained(tmp_path)
+    config.viewpoint_augmentation.probability = 1.0 - before
+    policy = E0Policy.from_pretrained(
+        tmp_path, config=config, dataset_meta=metadata(image_dataset)
+    ).train()
+    preprocess, _ = make_pre_post_processors(config, pretrained_path=str(tmp_path))
+    shown = seen_in_training(policy, preprocess(dict(raw)))
+    assert torch.equal(shown, raw[CAMERA]) is (before == 1.0)
+
+
+def test_a_preprocessor_that_augments_by_itself_keeps_doing_so(
     image_dataset: Path, raw: dict[str, Any], tmp_path: Path
 ) -> None:
-    made = build(image_dataset, viewpoint_augmentation=settings(embedding=True))
-    policy, preprocess, _ = made
-    for part in made:
+    """As those of checkpoints that were made when it was a processor's step."""
+    policy, preprocess, postprocess = build(image_dataset, viewpoint_augmentation=settings())
+    preprocess.steps.insert(-1, ViewpointAugmentationStep(settings()))
+    for part in (policy, preprocess, postprocess):
         part.save_pretrained(tmp_path)
-    again = E0Policy.from_pretrained(tmp_path)
-    assert again.config.viewpoint_augmentation == policy.config.viewpoint_augmentation
-    loaded, _ = make_pre_post_processors(again.config, pretrained_path=str(tmp_path))
-    results = []
-    for one in (preprocess, loaded):
-        torch.manual_seed(0)
-        results.append(one(dict(raw)))
-    assert torch.equal(results[0][CAMERA], results[1][CAMERA])
-    assert torch.equal(results[0][VIEWPOINT], results[1][VIEWPOINT])
+    loaded, _ = make_pre_post_processors(policy.config, pretrained_path=str(tmp_path))
+    batch = loaded(dict(raw))
+    assert not torch.equal(batch[CAMERA], raw[CAMERA])
+    meta = metadata(image_dataset)
+    again = E0Policy.from_pretrained(tmp_path, dataset_meta=meta).train()
+    assert torch.equal(seen_in_training(again, batch), batch[CAMERA]), "moved once"
+    config = PreTrainedConfig.from_pretrained(tmp_path)
+    config.viewpoint_augmentation.azimuth = 3.0
+    with pytest.raises(ValueError, match="augments by itself, with viewpoint_augmentation"):
+        E0Policy.from_pretrained(tmp_path, config=config, dataset_meta=meta)
 
 
 def test_another_policy_takes_it_in_three_lines(image_dataset: Path, raw: dict[str, Any]) -> None:
@@ -95,7 +130,7 @@ def test_a_policy_is_told_how_its_cameras_moved(image_dataset: Path, raw: dict[s
         for name, value in raw.items()
     }
     torch.manual_seed(0)
-    told = preprocess(many)[VIEWPOINT]
+    told = policy._augmented(preprocess(many))[VIEWPOINT]
     known = told[:, -1] == 1
     assert 0.3 < known.float().mean() < 0.7
     assert (told[~known] == 0).all()
@@ -114,11 +149,10 @@ def test_displacement_may_be_known_or_not_at_inference(
         image_dataset, objective="flow", viewpoint_augmentation=settings(embedding=True)
     )
     batch = preprocess(without_actions(raw))
-    assert (batch[VIEWPOINT] == 0).all(), "nothing is known"
     noise = torch.randn(3, policy.config.horizon, 7, 1)
     unknown = policy.predict_action_chunk(batch, noise=noise)
-    bare = {name: value for name, value in batch.items() if name != VIEWPOINT}
-    torch.testing.assert_close(policy.predict_action_chunk(bare, noise=noise), unknown)
+    nothing = {VIEWPOINT: torch.zeros(3, NUMBERS)}
+    torch.testing.assert_close(policy.predict_action_chunk(batch | nothing, noise=noise), unknown)
     shift = Perturbation(*torch.tensor([[15.0], [0.0], [1.0], [0.0]]).expand(4, 3))
     known = preprocess(without_actions(raw) | {VIEWPOINT: shift.embedding()})
     assert torch.equal(known[VIEWPOINT], shift.embedding())
@@ -194,9 +228,9 @@ def test_impossible_settings_are_refused(own: dict[str, Any], message: str) -> N
 
 
 def test_cameras_that_are_not_there_are_named(image_dataset: Path, raw: dict[str, Any]) -> None:
-    _, preprocess, _ = build(image_dataset, viewpoint_augmentation=settings(skip=["wrist"]))
+    policy, preprocess, _ = build(image_dataset, viewpoint_augmentation=settings(skip=["wrist"]))
     with pytest.raises(ValueError, match=r"cameras \['wrist'\], the batch has \['front'\]"):
-        preprocess(dict(raw))
+        policy.train().forward(preprocess(dict(raw)))
 
 
 def test_a_prompt_preset_cannot_be_told(image_dataset: Path) -> None:

@@ -147,4 +147,6 @@ def test_images_are_resized_as_theirs(height: int, width: int) -> None:
 
     images = torch.rand(2, 3, height, width, generator=seeded(0))
     theirs = resize_with_pad_torch(images, 224, 224)
-    torch.testing.assert_close(resize(images, 224, antialias=False), theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        resize(images, (224, 224), antialias=False), theirs, rtol=0, atol=1e-6
+    )

@@ -31,6 +31,7 @@ class Preset:
     """Sizes of the prefix stream (observation) and the suffix stream (actions), and how the parts
     of an observation and the time enter them.
 
+    image_size: height and width in pixels that every picture is brought to.
     state: vector features become tokens of the prefix, tokens of the suffix that are computed once
         (pi-0), or words of the prompt (pi-0.5).
     time: `adaptive` norms follow it (pi-0.5), or it is `mixed` into every action token (pi-0).
@@ -42,7 +43,7 @@ class Preset:
     prefix: BlockShape
     suffix: BlockShape
     depth: int
-    image_size: int
+    image_size: tuple[int, int]
     vision: KeypointShape | SiglipShape
     language: ByteShape | WordShape
     state: Literal["prefix", "suffix", "prompt"] = "prefix"
@@ -76,7 +77,7 @@ def paligemma(
         prefix=prefix,
         suffix=suffix,
         depth=depth,
-        image_size=224,
+        image_size=(224, 224),
         vision=vision,
         language=WordShape(vocabulary),
         state="prompt" if adaptive else "suffix",
@@ -117,7 +118,7 @@ PRESETS: dict[str, Preset] = {
         prefix=BlockShape(width=128, hidden=256, heads=4, key_value_heads=2, head_width=32),
         suffix=BlockShape(width=128, hidden=256, heads=4, key_value_heads=2, head_width=32),
         depth=3,
-        image_size=128,
+        image_size=(128, 128),
         vision=KeypointShape(channels=(16, 32, 32), keypoints=16, tokens=4),
         language=ByteShape(patch=8),
     ),
@@ -126,7 +127,7 @@ PRESETS: dict[str, Preset] = {
         prefix=BlockShape(width=384, hidden=1536, heads=8, key_value_heads=4, head_width=64),
         suffix=BlockShape(width=384, hidden=1024, heads=8, key_value_heads=4, head_width=64),
         depth=8,
-        image_size=128,
+        image_size=(128, 128),
         vision=KeypointShape(channels=(32, 64, 128), keypoints=64, tokens=8),
         language=ByteShape(patch=4),
     ),

@@ -57,18 +57,23 @@ class VisionBlock(nn.Module):
 class SiglipTower(nn.Module):
     """Images -> one token for every patch, projected to the width of the language model."""
 
-    def __init__(self, shape: SiglipShape, image_size: int, width: int) -> None:
+    def __init__(self, shape: SiglipShape, image_size: tuple[int, int], width: int) -> None:
         super().__init__()
-        side = image_size // shape.patch
+        if image_size[0] % shape.patch or image_size[1] % shape.patch:
+            raise ValueError(
+                f"pictures of this tower must be multiples of {shape.patch} pixels high and wide, "
+                f"got {image_size[0]} × {image_size[1]}"
+            )
+        patches = (image_size[0] // shape.patch) * (image_size[1] // shape.patch)
         self.patches = nn.Conv2d(3, shape.width, shape.patch, shape.patch)
-        self.positions = nn.Parameter(torch.randn(side * side, shape.width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(patches, shape.width) * 0.02)
         self.blocks = nn.ModuleList(VisionBlock(shape) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width, LAYER_NORM_EPSILON)
         self.projection = nn.Linear(shape.width, width)
 
     def embed(self, images: Tensor) -> Tensor:
-        """`images` (N, 3, size, size) in [0, 1] -> tokens (N, P, C of the tower) before its blocks.
-        The tower's own range is [-1, 1]."""
+        """`images` (N, 3, height, width) in [0, 1] -> tokens (N, P, C of the tower) before its
+        blocks. The tower's own range is [-1, 1]."""
         return self.patches(images * 2.0 - 1.0).flatten(2).transpose(1, 2) + self.positions
 
     def read_out(self, x: Tensor) -> Tensor:
@@ -76,7 +81,7 @@ class SiglipTower(nn.Module):
         return self.projection(self.norm(x))
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images` (N, 3, size, size) in [0, 1] -> tokens (N, P, C of the language model)."""
+        """`images` (N, 3, height, width) in [0, 1] -> tokens (N, P, C of the language model)."""
         x = self.embed(images)
         for block in self.blocks:
             x = block(x)

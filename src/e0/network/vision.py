@@ -81,16 +81,16 @@ class KeypointTower(nn.Module):
         return mixed.unflatten(-1, (self.tokens, -1))
 
 
-def resize(images: Tensor, size: int, antialias: bool) -> Tensor:
-    """Resize (B, 3, H, W) so that the longer side is `size`, and pad the rest with black.
+def resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    """Resize (B, 3, H, W) to fit into this height and width, and pad the rest with black.
 
     Padding keeps the aspect ratio, as in openpi and LeRobot's pi-0; without `antialias` the result
     is theirs.
     """
     height, width = images.shape[-2:]
-    if (height, width) == (size, size):
+    if (height, width) == size:
         return images
-    ratio = max(height, width) / size
+    ratio = max(height / size[0], width / size[1])
     new_height, new_width = max(1, int(height / ratio)), max(1, int(width / ratio))
     images = F.interpolate(
         images,
@@ -99,5 +99,5 @@ def resize(images: Tensor, size: int, antialias: bool) -> Tensor:
         align_corners=False,
         antialias=antialias,
     )
-    bottom, right = size - new_height, size - new_width
+    bottom, right = size[0] - new_height, size[1] - new_width
     return F.pad(images, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))

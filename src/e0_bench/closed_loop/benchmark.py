@@ -54,7 +54,8 @@ class BenchmarkSettings:
     directory holds already are not run again, so a benchmark is extended by asking for more."""
 
     checkpoints: tuple[Path, ...]
-    """Checkpoint directories of any LeRobot policies (.../pretrained_model)."""
+    """Checkpoint directories (.../pretrained_model) or hub ids of any LeRobot policies, whole ones
+    and adapters."""
     tasks: tuple[str, ...]
     """Tasks of the environment; a suite such as libero_10 stands for all tasks in it."""
     out: Path

@@ -1,4 +1,5 @@
-"""The policies of a benchmark: LeRobot checkpoint directories, their labels and identity."""
+"""The policies of a benchmark: LeRobot checkpoints, also of adapters and on the hub; their labels
+and identity."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
 
-WEIGHTS = "model.safetensors"
-REQUIRED = ("config.json", WEIGHTS, "policy_preprocessor.json", "policy_postprocessor.json")
+REQUIRED = ("config.json", "policy_preprocessor.json", "policy_postprocessor.json")
+WEIGHTS, ADAPTER = ("model.safetensors",), ("adapter_model.safetensors", "adapter_config.json")
 NOT_USED = ("train_config.json",)  # LeRobot keeps it beside what evaluation reads
 UNINFORMATIVE = {"pretrained_model", "checkpoints", "train"}
 
@@ -25,7 +26,8 @@ class BenchmarkCheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A policy to run. files: SHA-256 of everything that its behaviour depends on, by file name."""
+    """A policy to run. files: SHA-256 of everything that its behaviour depends on, by file name;
+    of an adapter those of the policy that it adapts as `base/NAME`."""
 
     label: str
     directory: Path
@@ -56,6 +58,7 @@ def read_checkpoints(
             f"give one label for each checkpoint: {len(directories)} checkpoints, "
             f"{len(labels)} labels"
         )
+    given, directories = directories, [_on_this_disk(place) for place in directories]
     files = [_hashes(directory) for directory in directories]
     for index, content in enumerate(files):
         if content in files[:index]:
@@ -65,7 +68,7 @@ def read_checkpoints(
             )
     if not labels:
         known = {_identity(entry["files"]): label for label, entry in recorded.items()}
-        short = short_labels(directories)
+        short = short_labels(given)
         labels = [
             known.get(_identity(content), name) for content, name in zip(files, short, strict=True)
         ]
@@ -83,8 +86,7 @@ def read_checkpoints(
 def read_config(directory: Path) -> PreTrainedConfig:
     """LeRobot's configuration of a checkpoint.
 
-    Raises BenchmarkCheckpointError if its policy type is unknown, its configuration unreadable, or
-    it is an adapter (PEFT) to another model.
+    Raises BenchmarkCheckpointError if its policy type is unknown or its configuration unreadable.
     """
     import draccus
     from lerobot.configs import PreTrainedConfig
@@ -93,17 +95,48 @@ def read_config(directory: Path) -> PreTrainedConfig:
 
     register_plugins()
     try:
-        config = PreTrainedConfig.from_pretrained(directory, local_files_only=True)
+        return PreTrainedConfig.from_pretrained(directory, local_files_only=True)
     except (draccus.ParsingError, ValueError, KeyError) as error:
         raise BenchmarkCheckpointError(
             f"{directory / 'config.json'} is not the configuration of a policy that is installed "
             f"here: {error.__cause__ or error}"
         ) from error
-    if config.use_peft:
+
+
+def load_policy(directory: Path, config: PreTrainedConfig) -> Any:
+    """The policy of a checkpoint; one that is an adapter is merged into the policy it adapts."""
+    from lerobot.policies.factory import get_policy_class
+
+    kind = get_policy_class(config.type)
+    if not config.use_peft:
+        return kind.from_pretrained(directory, config=config)
+    from peft import PeftModel
+
+    policy = kind.from_pretrained(_adapted(directory), config=config)
+    return PeftModel.from_pretrained(policy, str(directory)).merge_and_unload()
+
+
+def _adapted(directory: Path) -> Path:
+    """Where the policy is that an adapter adapts."""
+    name = json.loads((directory / ADAPTER[1]).read_text()).get("base_model_name_or_path")
+    if not name:
+        raise BenchmarkCheckpointError(f"{directory / ADAPTER[1]} does not name what it adapts")
+    return _on_this_disk(Path(name))
+
+
+def _on_this_disk(place: Path) -> Path:
+    """A directory as it is; what looks like a hub id (NAME/POLICY) is fetched."""
+    if place.exists() or place.is_absolute() or len(place.parts) != 2:
+        return place
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(place)))
+    except (HTTPError, OSError, ValueError) as error:
         raise BenchmarkCheckpointError(
-            f"{directory} is an adapter to another model; merge it into that model first"
-        )
-    return config
+            f"{place} is no directory here, and the hub gives no policy of this name: {error}"
+        ) from error
 
 
 def short_labels(directories: Sequence[Path]) -> list[str]:
@@ -134,7 +167,9 @@ def _place(directory: Path) -> tuple[list[str], str]:
 
 
 def _hashes(directory: Path) -> dict[str, str]:
-    missing = [name for name in REQUIRED if not (directory / name).is_file()]
+    adapts = (directory / ADAPTER[1]).is_file()
+    required = (*REQUIRED, *(ADAPTER if adapts else WEIGHTS))
+    missing = [name for name in required if not (directory / name).is_file()]
     if missing:
         inside = directory / "pretrained_model"
         hint = f"; did you mean {inside}?" if inside.is_dir() else ""
@@ -147,7 +182,8 @@ def _hashes(directory: Path) -> dict[str, str]:
         for path in sorted(directory.iterdir())
         if path.suffix in (".json", ".safetensors") and path.name not in NOT_USED
     ]
-    return {path.name: _sha256(path) for path in used}
+    base = _hashes(_adapted(directory)) if adapts else {}
+    return {path.name: _sha256(path) for path in used} | {f"base/{n}": h for n, h in base.items()}
 
 
 def _sha256(path: Path) -> str:

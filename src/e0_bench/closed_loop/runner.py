@@ -67,16 +67,13 @@ class Runner:
 
     def __init__(self, settings: RunnerSettings) -> None:
         from lerobot.policies import make_pre_post_processors
-        from lerobot.policies.factory import get_policy_class
 
-        from e0_bench.closed_loop.checkpoints import read_config
+        from e0_bench.closed_loop.checkpoints import load_policy, read_config
 
         self.settings = settings
         config = read_config(settings.checkpoint)
         with redirect_stdout(io.StringIO()):
-            self.policy: Any = get_policy_class(config.type).from_pretrained(
-                settings.checkpoint, config=config
-            )
+            self.policy: Any = load_policy(settings.checkpoint, config)
         self.policy.eval()
         self.device = torch.device(self.policy.config.device or "cpu")
         self.preprocess, self.postprocess = make_pre_post_processors(

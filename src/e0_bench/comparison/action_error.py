@@ -29,7 +29,7 @@ def action_error(checkpoint: Path, dataset: Path, description: str = "") -> dict
 
     policy = E0Policy.from_pretrained(checkpoint)
     preprocess, postprocess = make_pre_post_processors(policy.config, str(checkpoint))
-    frames = frames_with_chunks(dataset, policy.config.horizon)
+    frames = frames_with_chunks(dataset, policy.model.settings.horizon)
     loader = DataLoader(frames, batch_size=BATCH)
     generator = torch.Generator(policy.config.device or "cpu").manual_seed(SEED)
     tokenizer = policy.model.tokenizer

@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from made_checkpoints import save_act, save_policy
 
 from e0_bench.closed_loop.checkpoints import (
     BenchmarkCheckpointError,
     check_fit,
+    load_policy,
     read_checkpoints,
+    read_config,
     short_labels,
 )
 
@@ -59,13 +62,12 @@ def test_identity_is_the_content(made: tuple[Path, Path], tmp_path: Path) -> Non
 def test_refused_checkpoints(made: tuple[Path, Path], tmp_path: Path) -> None:
     e0, act = made
     last = e0.parent.parent / "last" / "pretrained_model"
-    incomplete, unknown, adapter = (tmp_path / name for name in ("incomplete", "unknown", "lora"))
-    for copy in (incomplete, unknown, adapter):
+    incomplete, unknown = tmp_path / "incomplete", tmp_path / "unknown"
+    for copy in (incomplete, unknown):
         shutil.copytree(e0, copy)
     (incomplete / "model.safetensors").unlink()
     config = json.loads((e0 / "config.json").read_text())
     (unknown / "config.json").write_text(json.dumps(config | {"type": "oracle"}))
-    (adapter / "config.json").write_text(json.dumps(config | {"use_peft": True}))
     for arguments, message in (
         (([e0, last],), "the same checkpoint is given twice"),
         (([e0, act], ["x"]), "2 checkpoints, 1 labels"),
@@ -75,10 +77,49 @@ def test_refused_checkpoints(made: tuple[Path, Path], tmp_path: Path) -> None:
         (([e0.parent],), "lacks config.json.*did you mean .*pretrained_model"),
         (([incomplete],), "lacks model.safetensors"),
         (([unknown],), "not the configuration of a policy that is installed here.*oracle"),
-        (([adapter],), "adapter to another model"),
+        (([Path("nobody/nothing")],), "the hub gives no policy of this name"),
     ):
         with pytest.raises(BenchmarkCheckpointError, match=message):
             read_checkpoints(*arguments)
+
+
+def test_an_adapter_acts_with_the_policy_it_adapts(made: tuple[Path, Path], tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base, lora = made[0], tmp_path / "lora"
+    config = read_config(base)
+    policy = load_policy(base, config)
+    noise = torch.randn(1, policy.config.horizon, 7, 1)
+    batch = {name: torch.ones(1, *shape) for name, shape in STATE.items()} | {"task": ["go"]}
+    batch = {name: batch[name] for name in (*config.input_features, "task")}
+    before = policy.predict_action_chunk(batch, noise=noise)
+    targets = policy._get_default_peft_targets()["target_modules"]
+    model = peft.get_peft_model(policy, peft.LoraConfig(r=2, target_modules=targets))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    expected = model.base_model.model.predict_action_chunk(batch, noise=noise)
+    assert not torch.allclose(expected, before)
+    model.peft_config["default"].base_model_name_or_path = str(base)
+    model.save_pretrained(str(lora))
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        shutil.copy(base / name, lora / name)
+    saved = json.loads((base / "config.json").read_text())
+    (lora / "config.json").write_text(json.dumps(saved | {"use_peft": True}))
+    (checkpoint,) = read_checkpoints([lora])
+    assert {"adapter_model.safetensors", "base/model.safetensors"} <= checkpoint.files.keys()
+    loaded = load_policy(lora, read_config(lora))
+    torch.testing.assert_close(
+        loaded.predict_action_chunk(batch, noise=noise), expected, atol=1e-4, rtol=1e-3
+    )
+
+
+def test_a_policy_of_the_hub(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", {"someone/cubes": str(made[0])}.get)
+    (checkpoint,) = read_checkpoints([Path("someone/cubes")])
+    assert (checkpoint.label, checkpoint.directory) == ("cubes", made[0])
 
 
 def test_fit(made: tuple[Path, Path], tmp_path: Path) -> None:
