@@ -9,8 +9,8 @@ import torch
 from lerobot.configs import NormalizationMode
 from torch import Tensor
 
+from lerobot_policy_e0.columns import data_files, read_vectors, trained_episodes
 from lerobot_policy_e0.configuration_e0 import E0Config
-from lerobot_policy_e0.dataset import data_files, read_vectors, trained_episodes
 
 Statistics = dict[str, dict[str, Any]]
 

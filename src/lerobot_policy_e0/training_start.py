@@ -21,8 +21,8 @@ from torch import Tensor
 
 from e0.policy import Policy, network_sizes
 from e0.tokens import ActionTokenizer
+from lerobot_policy_e0.columns import data_files, read_actions, trained_episodes
 from lerobot_policy_e0.configuration_e0 import E0Config
-from lerobot_policy_e0.dataset import data_files, read_actions, trained_episodes
 from lerobot_policy_e0.defaults import PRETRAINED
 from lerobot_policy_e0.prompts import Prompts
 from lerobot_policy_e0.standard_augmentation import StandardAugmentationStep

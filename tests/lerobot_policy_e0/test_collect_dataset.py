@@ -24,7 +24,7 @@ from e0_maniskill.collection import CollectionSettings
 from e0_maniskill.episodes import Episode, load_episode, run_expert, save_episode
 from lerobot_policy_e0 import E0Config
 from lerobot_policy_e0.collection import CollectionRequest, OutputInUseError, collect_dataset
-from lerobot_policy_e0.frames import FramesInMemory
+from lerobot_policy_e0.dataset import FramesInMemory
 
 TASK = "PushCube-v1"
 SEED = 5000

@@ -28,7 +28,7 @@ from small_dataset import (
 
 from e0.tokens import TokenizerNotFittedError
 from lerobot_policy_e0 import E0Config, E0Policy, ManiSkillEnvConfig
-from lerobot_policy_e0.dataset import read_actions
+from lerobot_policy_e0.columns import read_actions
 
 
 def random_actions(dimensions: int = ACTION_DIM) -> np.ndarray:

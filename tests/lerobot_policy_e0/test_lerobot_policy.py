@@ -30,7 +30,7 @@ from torch import Tensor
 
 from e0 import ActionChunk
 from lerobot_policy_e0 import E0Config, E0Policy
-from lerobot_policy_e0.dataset import read_actions
+from lerobot_policy_e0.columns import read_actions
 from lerobot_policy_e0.modeling_e0 import CheckpointError
 
 CODEBOOK = "model.tokenizer.codebook"

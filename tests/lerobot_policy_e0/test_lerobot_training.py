@@ -27,7 +27,7 @@ from small_dataset import (
 )
 
 from lerobot_policy_e0 import E0Policy, ManiSkillEnvConfig, training
-from lerobot_policy_e0.frames import FramesInMemory
+from lerobot_policy_e0.dataset import FramesInMemory
 from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
 
 RunProgram = Callable[..., None]

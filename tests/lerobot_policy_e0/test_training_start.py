@@ -26,10 +26,10 @@ from small_dataset import (
 )
 from torch.utils.data import default_collate
 
-import lerobot_policy_e0.dataset as dataset_module
+import lerobot_policy_e0.columns as columns_module
 from lerobot_policy_e0 import E0Policy
-from lerobot_policy_e0.dataset import read_actions, trained_episodes
-from lerobot_policy_e0.frames import FramesInMemory
+from lerobot_policy_e0.columns import read_actions, trained_episodes
+from lerobot_policy_e0.dataset import FramesInMemory
 from lerobot_policy_e0.modeling_e0 import CheckpointError
 from lerobot_policy_e0.statistics import usable_statistics
 
@@ -95,7 +95,7 @@ def test_a_dataset_without_a_selection_is_trained_on_whole(vector_dataset: Path)
 def test_a_streamed_dataset_has_only_statistics(vector_dataset: Path, monkeypatch: Any) -> None:
     meta = metadata(vector_dataset)
     expected = make_policy(make_config(), ds_meta=meta).model.tokenizer.codebook
-    for module in (dataset_module, "lerobot_policy_e0.training_start"):
+    for module in (columns_module, "lerobot_policy_e0.training_start"):
         name = module if isinstance(module, str) else module.__name__
         monkeypatch.setattr(f"{name}.data_files", lambda _: [])
     streamed = make_policy(make_config(), ds_meta=meta).model.tokenizer.codebook

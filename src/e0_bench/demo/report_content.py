@@ -69,7 +69,7 @@ def _round_trip(dataset: Path, runner: Runner, names: list[str]) -> list[dict[st
     """What the action tokens lose on the demonstrations, by dimension."""
     from lerobot.datasets import LeRobotDatasetMetadata
 
-    from lerobot_policy_e0.dataset import read_actions
+    from lerobot_policy_e0.columns import read_actions
 
     tokenizer = runner.policy.model.tokenizer
     error = tokenizer.round_trip_error(

@@ -11,8 +11,8 @@ from lerobot.datasets import LeRobotDataset
 from small_dataset import CAMERA, EPISODES, PIXELS, STEPS, build, make_config, open_dataset
 
 from e0.network.vision import resize
-from lerobot_policy_e0 import frames
-from lerobot_policy_e0.frames import FramesInMemory, bytes_needed, memory_available
+from lerobot_policy_e0 import dataset as dataset_module
+from lerobot_policy_e0.dataset import FramesInMemory, bytes_needed, memory_available
 from lerobot_policy_e0.standard_augmentation import StandardAugmentation
 from lerobot_policy_e0.training import picture_options
 
@@ -55,18 +55,18 @@ def test_what_does_not_fit_is_refused_before_it_is_read(
     needed = bytes_needed(dataset, None)
     assert needed == EPISODES * STEPS * 3 * PIXELS * PIXELS
     assert bytes_needed(dataset, (16, 32)) == EPISODES * STEPS * 3 * 16 * 32
-    monkeypatch.setattr(frames, "memory_available", lambda: needed - 1)
-    monkeypatch.setattr(frames, "_decode_once", lambda *_: pytest.fail("frames were read"))
+    monkeypatch.setattr(dataset_module, "memory_available", lambda: needed - 1)
+    monkeypatch.setattr(dataset_module, "_decode_once", lambda *_: pytest.fail("frames were read"))
     with pytest.raises(ValueError, match=r"takes 0\.0 GB, and 0\.0 GB are left.*lerobot-train"):
         FramesInMemory(dataset)
-    monkeypatch.setattr(frames, "memory_available", lambda: 2 * needed - 1)
+    monkeypatch.setattr(dataset_module, "memory_available", lambda: 2 * needed - 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="in each of 2 processes"):
         FramesInMemory(dataset)
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(dataset_module, "CONTROL_GROUP", tmp_path)
     machine = memory_available()
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")
