@@ -274,6 +274,7 @@ def test_adapters_through_lerobots_training(
         "--policy.push_to_hub=false",
         "--peft.method_type=LORA",
         "--peft.r=4",
+        "--policy.optimizer_lr=1e-3",
         f"--dataset.repo_id=local/{image_dataset.name}",
         f"--dataset.root={image_dataset}",
         f"--output_dir={tmp_path / 'run'}",

@@ -1,4 +1,5 @@
 """Policies that learn from another checkpoint: as a teacher (reflow), or as the prefix they start
+import json
 from. It is no part of the new one."""
 
 from collections.abc import Callable
@@ -50,7 +51,9 @@ def test_training_reflows_a_checkpoint(
     assert changed and not any("tokenizer" in name for name in changed)
     torch.testing.assert_close(load_file(teacher / "model.safetensors"), before, rtol=0, atol=0)
     loaded = E0Policy.from_pretrained(last)
-    assert loaded.config.reflow_from == str(teacher)
+    assert loaded.config.reflow_from is None, "the next training does not inherit it"
+    run = json.loads((last / "train_config.json").read_text())
+    assert run["policy"]["reflow_from"] == str(teacher), "a resumed one goes on with it"
     assert loaded._teachers == [], "inference needs no teacher"
 
 
