@@ -1,7 +1,7 @@
 """Policies that learn from another checkpoint: as a teacher (reflow), or as the prefix they start
-import json
 from. It is no part of the new one."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
