@@ -33,8 +33,8 @@ class E0Config(PreTrainedConfig):
 
     Actions:
         horizon: steps of a chunk. n_action_steps: how many of them run before the next chunk.
-        vocabulary_size: codes per action dimension. codebook: how they are placed
-            (`e0.tokens.ActionTokenizer.fit`).
+        vocabulary_size: codes per action dimension. codebook: how they are placed; auto chooses
+            for each dimension by the error on held-out actions (`e0.tokens.ActionTokenizer.fit`).
     Method (see `e0.objectives`, and `e0.policy.PolicySettings` for which applies to which):
         objective, head, mean_weight, embedding, schedule, time_distribution, sampler, temperature,
         read_out, early_stop, confidence_noise, remask, denoising_steps (network evaluations per
@@ -77,7 +77,7 @@ class E0Config(PreTrainedConfig):
     horizon: int = PolicySettings.horizon
     n_action_steps: int = 4
     vocabulary_size: int = PolicySettings.vocabulary_size
-    codebook: str = "mu_law"
+    codebook: str = "auto"
 
     objective: str = PolicySettings.objective
     head: str = PolicySettings.head

@@ -23,6 +23,7 @@ from e0.reflow import make_teacher, reflow_loss
 from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler, require_dtype
 from e0.weights import import_weights, open_source
+from lerobot_policy_e0.codebook_log import log_codebooks
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import read_actions
 from lerobot_policy_e0.prompts import find_tokenizer, make_prompts, tokenizer_of
@@ -74,6 +75,8 @@ class E0Policy(PreTrainedPolicy):
                 )
             self.model.tokenizer.fit_statistics(dataset_stats[ACTION], config.codebook)
         new = dataset_meta is not None or dataset_stats is not None
+        if new:
+            log_codebooks(self.model.tokenizer, dataset_meta)
         if new and config.prefix_from is not None:
             self.model.copy_prefix(self._load_other("prefix_from"))
         if new and config.init_from is not None:
