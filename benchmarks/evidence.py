@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter
 from e0_bench.closed_loop.camera_shifts import moved_axes
 from e0_bench.closed_loop.figures import calibration_figure, success_figure
 from e0_bench.closed_loop.shift_figure import shift_figure
-from e0_bench.closed_loop.summary import markdown
+from e0_bench.closed_loop.summary import markdown, renew_intervals
 from e0_bench.comparison.comparison import comparison_markdown
 from e0_bench.figure_style import COLOURS, STYLE
 from e0_bench.files import write_text
@@ -42,8 +42,17 @@ def main() -> None:
 
 
 def read_results() -> dict[Path, dict[str, Any]]:
-    """All results files by their path."""
-    return {path: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    """All results files by their path. Intervals of paired differences follow from their counts;
+    files keep those that were recorded."""
+    return {path: _renewed(json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def _renewed(results: dict[str, Any]) -> dict[str, Any]:
+    if "rates" in results:
+        return renew_intervals(results)
+    if "rates" in results.get("benchmark", {}):
+        return results | {"benchmark": renew_intervals(results["benchmark"])}
+    return results
 
 
 def tables(results: dict[str, Any]) -> str | None:

@@ -7,19 +7,24 @@ bias of half a bin; here the code of a uniform bin is its centre.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-CODEBOOK_KINDS = ("uniform", "uniform_quantile", "mu_law", "quantile", "kmeans")
-STATISTICS_KINDS = ("uniform", "uniform_quantile", "mu_law")
-MAX_LEVELS = 8  # A dimension with at most so many distinct values gets them as its codes.
-MU = 255.0  # The companding constant of ITU-T G.711.
-LLOYD_ITERATIONS = 100
+from e0.codebooks import (
+    AUTO,
+    CODEBOOK_KINDS,
+    QUANTILES,
+    STATISTICS_KINDS,
+    CodebookReport,
+    Placed,
+    place_codes,
+    place_codes_by_statistics,
+    report,
+)
 
 ArrayLike = Tensor | np.ndarray
 
@@ -53,6 +58,9 @@ class ActionTokenizer(torch.nn.Module):
             data are constant); the ordinal embedding of `e0.diffusion` is built from them.
         fitted: bool scalar.
 
+    `reports` tells how finely the last fit represents each dimension; a state that is loaded has
+    none.
+
     Raises ValueError if `action_dim` < 1 or `vocabulary_size` < 2. Every use before `fit`,
     `fit_statistics` or the loading of a fitted state raises TokenizerNotFittedError.
     """
@@ -74,6 +82,7 @@ class ActionTokenizer(torch.nn.Module):
         self.register_buffer("center", torch.zeros(action_dim))
         self.register_buffer("scale", torch.ones(action_dim))
         self.register_buffer("fitted", torch.tensor(False))
+        self.reports: tuple[CodebookReport, ...] = ()
         self._known_fitted = False
 
     @property
@@ -84,10 +93,14 @@ class ActionTokenizer(torch.nn.Module):
     def vocabulary_size(self) -> int:
         return self.codebook.shape[1]
 
-    def fit(self, actions: ArrayLike, kind: str = "mu_law") -> ActionTokenizer:
-        """Fit the codebooks to actions (N, D) in place and return self.
+    def fit(self, actions: ArrayLike, kind: str = AUTO) -> ActionTokenizer:
+        """Fit the codebooks to actions (N, D), in the order of their recording, in place and
+        return self.
 
         Kinds:
+            auto: for each dimension by itself uniform or mu_law, whichever rounds held-out actions
+                with the smaller error; kmeans where that halves the error; and the distinct values
+                themselves where there are no more than V and held-out actions have no others.
             uniform: centres of V equal bins between minimum and maximum.
             uniform_quantile: the same between the 1 % and 99 % quantiles; it clips the tails.
             mu_law: V codes from minimum to maximum, both included, evenly spaced after µ-law
@@ -111,17 +124,20 @@ class ActionTokenizer(torch.nn.Module):
         if len(data) == 0:
             raise ValueError("cannot fit a tokenizer to no actions: got 0 rows")
         _check_finite(data, "actions")
-        codes = [_fit_codes(data[:, d], kind, self.vocabulary_size, d) for d in range(len(data.T))]
-        return self._install(codes, data.mean(0), data.std(0, unbiased=False))
+        size = self.vocabulary_size
+        placed = [place_codes(column, kind, size, d) for d, column in enumerate(data.T)]
+        return self._install(placed, data.mean(0), data.std(0, unbiased=False))
 
     def fit_statistics(
-        self, statistics: Mapping[str, ArrayLike], kind: str = "mu_law"
+        self, statistics: Mapping[str, ArrayLike], kind: str = AUTO
     ) -> ActionTokenizer:
         """Fit in place from dataset statistics of the action (LeRobot's names), return self.
 
         `statistics` holds `min`, `max`, `mean`, `std` and, for uniform_quantile, `q01` and `q99`,
-        each of shape (D,). Statistics do not tell how many distinct values a dimension has, so a
-        gripper gets V codes here; only a constant dimension is recognised.
+        each of shape (D,). auto chooses between uniform and mu_law, by the error of values that
+        have these statistics, with `q01`, `q10`, `q50`, `q90` and `q99` as far as given.
+        Statistics do not tell how many distinct values a dimension has, so a gripper gets V codes
+        here; only a constant dimension is recognised.
 
         Raises ValueError for a kind that needs the raw actions, and for missing, misshapen, not
         finite or contradictory statistics.
@@ -132,20 +148,18 @@ class ActionTokenizer(torch.nn.Module):
                 f"codebook kind {kind!r} needs the raw actions: call fit(actions, {kind!r}), "
                 f"or choose one of {', '.join(STATISTICS_KINDS)}"
             )
-        low_name, high_name = ("q01", "q99") if kind == "uniform_quantile" else ("min", "max")
         names = ["min", "max", "mean", "std"]
+        if kind == AUTO:
+            names += [name for name in QUANTILES if name in statistics]
         values = self._read_statistics(
             statistics, names + ["q01", "q99"] * (kind == "uniform_quantile")
         )
-        constant = values["min"] == values["max"]
-        codes = []
+        placed = []
         for d in range(self.action_dim):
-            low, high = values[low_name][d].item(), values[high_name][d].item()
-            if constant[d]:
-                codes.append(values["min"][d : d + 1])
-            else:
-                codes.append(_codes_between(low, high, kind, self.vocabulary_size, d))
-        return self._install(codes, values["mean"], values["std"].masked_fill(constant, 0.0))
+            own = {name: value[d].item() for name, value in values.items()}
+            placed.append(place_codes_by_statistics(own, kind, self.vocabulary_size, d))
+        constant = values["min"] == values["max"]
+        return self._install(placed, values["mean"], values["std"].masked_fill(constant, 0.0))
 
     def encode(self, actions: ArrayLike) -> Tensor:
         """Nearest code of each value: actions (..., D) to int64 tokens (..., D).
@@ -264,10 +278,12 @@ class ActionTokenizer(torch.nn.Module):
             raise ValueError("contradictory action statistics: min > max or a negative std")
         return values
 
-    def _install(self, codes: list[Tensor], mean: Tensor, std: Tensor) -> ActionTokenizer:
+    def _install(self, placed: Sequence[Placed], mean: Tensor, std: Tensor) -> ActionTokenizer:
         """Write distinct, ascending, padded codes and the statistics into the buffers."""
-        for d, row in enumerate(codes):
-            distinct = torch.unique(row.float())
+        reports = []
+        for d, (codes, kind, rms) in enumerate(placed):
+            distinct = torch.unique(codes.float())
+            reports.append(report(distinct, kind, rms))
             self.code_count[d] = len(distinct)
             self.codebook[d, : len(distinct)] = distinct
             self.codebook[d, len(distinct) :] = distinct[-1]
@@ -275,11 +291,13 @@ class ActionTokenizer(torch.nn.Module):
         self.center.copy_(mean)
         self.scale.copy_(torch.where(varies, std, 1.0))
         self.fitted.fill_(True)
+        self.reports = tuple(reports)
         return self
 
     def _load_from_state_dict(self, *arguments, **keywords) -> None:
         super()._load_from_state_dict(*arguments, **keywords)
         self._known_fitted = False  # The loaded tokenizer may be an unfitted one.
+        self.reports = ()
 
 
 def _check_kind(kind: str, known: tuple[str, ...]) -> None:
@@ -295,79 +313,3 @@ def _check_finite(values: Tensor, name: str) -> None:
     counts = (~finite).reshape(-1, values.shape[-1]).sum(0).tolist()
     where = ", ".join(f"{count} in dimension {d}" for d, count in enumerate(counts) if count)
     raise ValueError(f"{name} must be finite, found NaN or infinite values: {where}")
-
-
-def _fit_codes(values: Tensor, kind: str, size: int, dimension: int) -> Tensor:
-    """Codes of one dimension from its values (N,)."""
-    ordered = values.sort().values
-    levels = torch.unique_consecutive(ordered)
-    if len(levels) <= (size if kind == "kmeans" else min(size, MAX_LEVELS)):
-        return levels
-    if kind == "quantile":
-        return _quantiles(ordered, (torch.arange(size, dtype=torch.float64) + 0.5) / size)
-    if kind == "kmeans":
-        return _lloyd(ordered, size)
-    if kind == "uniform_quantile":
-        low, high = _quantiles(ordered, torch.tensor([0.01, 0.99], dtype=torch.float64)).tolist()
-    else:
-        low, high = ordered[0].item(), ordered[-1].item()
-    return _codes_between(low, high, kind, size, dimension)
-
-
-def _codes_between(low: float, high: float, kind: str, size: int, dimension: int) -> Tensor:
-    """Codes of a range: centres of equal bins, or the µ-law grid with both ends."""
-    if not low < high:
-        raise ValueError(
-            f"dimension {dimension} varies, but its {kind} range [{low}, {high}] is empty: most of "
-            f"its values are equal; choose mu_law, or kmeans on the raw actions"
-        )
-    if kind != "mu_law":
-        centres = (torch.arange(size, dtype=torch.float64) + 0.5) / size
-        return low + (high - low) * centres
-    origin = 0.0 if low <= 0.0 <= high else (low + high) / 2
-    reach = max(high - origin, origin - low)
-    grid = torch.linspace(
-        _compress((low - origin) / reach),
-        _compress((high - origin) / reach),
-        size,
-        dtype=torch.float64,
-    )
-    return origin + reach * torch.sign(grid) * torch.expm1(grid.abs() * math.log1p(MU)) / MU
-
-
-def _compress(value: float) -> float:
-    """µ-law companding of a value in [-1, 1]."""
-    return math.copysign(math.log1p(MU * abs(value)) / math.log1p(MU), value)
-
-
-def _quantiles(ordered: Tensor, levels: Tensor) -> Tensor:
-    """Linearly interpolated quantiles of sorted values, of any number (torch.quantile: 2^24)."""
-    position = levels * (len(ordered) - 1)
-    below = position.floor().long()
-    above = position.ceil().long()
-    return torch.lerp(ordered[below], ordered[above], position - below)
-
-
-def _lloyd(ordered: Tensor, size: int) -> Tensor:
-    """k-means of sorted values with more than `size` distinct ones.
-
-    The initial codes follow the density that is optimal for many codes, the cube root of the
-    data's (Panter and Dite, 1951): a gap between samples estimates 1 / density, so the integral
-    of density^(1/3) grows by gap^(2/3). A code without samples stays where it is, in a gap of the
-    tail. Cells are intervals of the sorted values: prefix sums make an iteration cost V log N.
-    """
-    progress = torch.cat([ordered.new_zeros(1), ordered.diff().pow(2 / 3).cumsum(0)])
-    targets = progress[-1] * (torch.arange(size, dtype=torch.float64) + 0.5) / size
-    codes = torch.from_numpy(np.interp(targets, progress, ordered))
-    offset = ordered.mean()
-    sums = torch.cat([ordered.new_zeros(1), (ordered - offset).cumsum(0)])
-    for _ in range(LLOYD_ITERATIONS):
-        inner = torch.searchsorted(ordered, (codes[1:] + codes[:-1]) / 2)
-        edges = torch.cat([inner.new_zeros(1), inner, inner.new_tensor([len(ordered)])])
-        count = edges.diff()
-        mean = sums[edges].diff() / count.clamp_min(1) + offset
-        updated = torch.where(count > 0, mean, codes)
-        if torch.equal(updated, codes):
-            break
-        codes = updated
-    return codes

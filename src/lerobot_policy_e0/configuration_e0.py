@@ -45,8 +45,8 @@ class E0Config(PreTrainedConfig):
     Actions:
         horizon: steps of a chunk; one second of the dataset if None, at most what the preset was
             made for. n_action_steps: how many of them run before the next chunk; half if None.
-        vocabulary_size: codes per action dimension. codebook: how they are placed
-            (`e0.tokens.ActionTokenizer.fit`).
+        vocabulary_size: codes per action dimension. codebook: how they are placed; auto chooses
+            for each dimension by the error on held-out actions (`e0.tokens.ActionTokenizer.fit`).
     Method (see `e0.objectives`, and `e0.policy.PolicySettings` for which applies to which):
         objective, head, mean_weight, embedding, schedule, time_distribution, sampler, temperature,
         read_out, early_stop, confidence_noise, remask, denoising_steps (network evaluations per
@@ -95,7 +95,7 @@ class E0Config(PreTrainedConfig):
     horizon: int | None = None
     n_action_steps: int | None = None
     vocabulary_size: int = PolicySettings.vocabulary_size
-    codebook: str = "mu_law"
+    codebook: str = "auto"
 
     objective: str = PolicySettings.objective
     head: str = PolicySettings.head

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from e0.policy import Policy, network_sizes
 from e0.tokens import ActionTokenizer
+from lerobot_policy_e0.codebook_log import dimension_names, log_codebooks
 from lerobot_policy_e0.columns import data_files, read_actions, trained_episodes
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.defaults import PRETRAINED
@@ -64,10 +65,11 @@ def fit_codebooks(tokenizer: ActionTokenizer, config: E0Config, dataset_meta: An
     are not on this disk, to their statistics. Raises what `ActionTokenizer.fit` raises."""
     if data_files(dataset_meta) or not dataset_meta.total_frames:
         tokenizer.fit(read_actions(dataset_meta), config.codebook)
-        return
-    if trained_episodes(dataset_meta) is not None:
-        logger.warning("the codebooks are fitted to the statistics of all episodes")
-    tokenizer.fit_statistics(dataset_meta.stats[ACTION], config.codebook)
+    else:
+        if trained_episodes(dataset_meta) is not None:
+            logger.warning("the codebooks are fitted to the statistics of all episodes")
+        tokenizer.fit_statistics(dataset_meta.stats[ACTION], config.codebook)
+    log_codebooks(tokenizer, dataset_meta)
 
 
 def check_texts(prompts: Prompts, config: E0Config, dataset_meta: Any) -> None:
@@ -153,13 +155,11 @@ def _say_what_is_ignored(config: E0Config, dataset_meta: Any) -> None:
 
 def _require_covered(tokenizer: ActionTokenizer, actions: Tensor, dataset_meta: Any) -> None:
     outside = tokenizer.count_out_of_range(actions).tolist()
-    names = dataset_meta.features[ACTION].get("names")
-    names = names if isinstance(names, list) and len(names) == len(outside) else range(len(outside))
     found = [
         f"{100 * count / len(actions):.1f} % of {name} ([{low:.4g}, {high:.4g}], codes "
         f"[{first:.4g}, {last:.4g}])"
         for name, count, low, high, first, last in zip(
-            names,
+            dimension_names(dataset_meta, tokenizer.action_dim),
             outside,
             actions.amin(0).tolist(),
             actions.amax(0).tolist(),

@@ -151,31 +151,74 @@ def test_different_episodes_are_not_paired(other):
         paired(outcomes("+++"), other)
 
 
-def test_difference_interval_is_that_of_resampled_episodes():
-    """Against the plain way: draw episodes with replacement within each task, many times."""
-    pairs = [Pairs(30, 9, 3), Pairs(12, 1, 6)]
-    rng, samples = np.random.default_rng(1), []
-    for _ in range(20_000):
-        total = 0
-        for p in pairs:
-            signs = np.array([1] * p.only_first + [-1] * p.only_second)
-            signs = np.concatenate([signs, np.zeros(p.n - len(signs))])
-            total += rng.choice(signs, p.n).sum()
-        samples.append(total / 42)
-    expected = np.quantile(samples, [0.025, 0.975])
-    found = difference_interval(pairs)
-    assert found == pytest.approx(expected, abs=0.025)  # steps of 1/42
-    assert found == difference_interval(pairs), "seeded"
-    # Stratified: one task without spread adds none.
-    shifted = difference_interval([Pairs(42, 10, 9), Pairs(42, 42, 0)])
-    assert shifted is not None
-    assert 0.5 < np.mean(shifted) < 0.52
-    assert shifted[1] - shifted[0] < 0.25
+def test_difference_interval_ends_where_the_score_test_does():
+    """Against Tango's statistic with the constrained maximum of the likelihood found by search."""
+    n, first, second = 40, 9, 3
+    shares = np.linspace(1e-6, 1, 400_001)
+
+    def score(difference: float, correction: float) -> float:
+        both = shares + difference  # the first policy's own successes
+        inside = (both > 0) & (both + shares < 1)
+        only_second, only_first = shares[inside], both[inside]
+        rest = np.log(1 - only_first - only_second) * (n - first - second)
+        best = np.argmax(first * np.log(only_first) + second * np.log(only_second) + rest)
+        variance = n * (2 * only_second[best] + difference - difference**2)
+        return (first - second - n * difference + correction) / np.sqrt(variance)
+
+    low, high = difference_interval([Pairs(n, first, second)])
+    assert score(low, -1) == pytest.approx(1.96, abs=2e-3)
+    assert score(high, +1) == pytest.approx(-1.96, abs=2e-3)
 
 
-def test_no_interval_without_spread():
-    assert difference_interval([Pairs(5, 5, 0)]) is None
-    assert difference_interval([Pairs(5, 0, 0), Pairs(3, 0, 3)]) is None
+def test_difference_interval_contradicts_no_exact_test():
+    """5 against 0 has an exact p of .06; whatever differs surely does so by the exact test, too."""
+    low, high = difference_interval([Pairs(50, 5, 0)])
+    assert low < 0 < 0.1 < high
+    assert difference_interval([Pairs(50, 6, 0)])[0] > 0
+    for first, second in product(range(25), repeat=2):
+        n = first + second + 10
+        low, high = difference_interval([Pairs(n, first, second)])
+        if low > 0 or high < 0:
+            assert mcnemar_p(first, second) < 0.05
+        assert -1 <= low <= (first - second) / n <= high <= 1
+        mirrored = difference_interval([Pairs(n, second, first)])
+        assert mirrored == pytest.approx((-high, -low), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.05, 0.0), (0.05, 0.05), (0.3, 0.3), (0.7, 0.05), (0.5, 0.2), (0.95, 0.0)]
+)
+def test_difference_interval_holds_the_truth_often_enough(shares: tuple[float, float]):
+    """Summed over everything that can happen in 30 episodes."""
+    n, (first, second) = 30, shares
+    coverage = 0.0
+    for a in range(n + 1):
+        for b in range(n - a + 1):
+            low, high = difference_interval([Pairs(n, a, b)])
+            if low <= first - second <= high:
+                ways = comb(n, a) * comb(n - a, b)
+                coverage += ways * first**a * second**b * (1 - first - second) ** (n - a - b)
+    assert 0.95 <= coverage <= 1.0 + 1e-9
+
+
+def test_difference_interval_of_several_tasks_and_at_the_ends():
+    assert difference_interval([Pairs(30, 9, 3), Pairs(12, 1, 6)]) == (
+        difference_interval([Pairs(42, 10, 9)])
+    )
+    low, high = difference_interval([Pairs(100, 0, 0)])
+    assert low == -high and 0.04 < high < 0.06, "nothing differed, and that is known so well"
+    low, high = difference_interval([Pairs(20, 20, 0)])
+    assert 0.55 < low < 0.65 and high == 1
+    wide = difference_interval([Pairs(42, 10, 9)], confidence=0.99)
+    assert wide[0] < difference_interval([Pairs(42, 10, 9)])[0]
+
+
+@pytest.mark.parametrize("pairs", [[], [Pairs(0, 0, 0)], [Pairs(3, 2, 2)], [Pairs(3, -1, 2)]])
+def test_impossible_counts_have_no_interval(pairs: list[Pairs]):
+    with pytest.raises(ValueError, match="at least one episode and counts"):
+        difference_interval(pairs)
+    with pytest.raises(ValueError, match="confidence must lie"):
+        difference_interval([Pairs(3, 1, 1)], confidence=1.0)
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

@@ -222,7 +222,7 @@ def test_a_policy_without_instructions_needs_none(image_dataset: Path) -> None:
         ({"horizon": 2}, r"n_action_steps \(3\) must lie between 1 and the horizon \(2\)"),
         ({"n_action_steps": 0}, r"n_action_steps \(0\) must lie between 1"),
         ({"preset": "huge"}, "unknown network preset 'huge'; known: .*tiny"),
-        ({"codebook": "log"}, "unknown codebook 'log'; known: uniform"),
+        ({"codebook": "log"}, "unknown codebook 'log'; known: auto, uniform"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16, got 'float16'"),
         ({"vector_noise": -1.0}, "vector_noise must not be negative"),
         ({"vector_noise": float("nan")}, "vector_noise must not be negative"),

@@ -73,9 +73,8 @@ def _ahead(pairs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 def _cell(rate: dict[str, Any], lost: dict[str, Any] | None, ahead: Sequence[str]) -> str:
     text = f"{100 * rate['rate']:.0f} ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})"
     if lost is not None:
-        text += f", lost {round(100 * lost['difference'])}"
-        if lost["low"] is not None:
-            text += f" ({round(100 * lost['low'])} to {round(100 * lost['high'])})"
+        interval = f"{round(100 * lost['low'])} to {round(100 * lost['high'])}"
+        text += f", lost {round(100 * lost['difference'])} ({interval})"
     return f"{text}; ahead of {', '.join(ahead)}" if ahead else text
 
 

@@ -14,6 +14,7 @@ from e0_bench.statistics import (
     FEWEST_EPISODES,
     Discrimination,
     Outcomes,
+    Pairs,
     Rate,
     difference,
     difference_interval,
@@ -149,7 +150,7 @@ def _comparisons(
         for task, some in ({task: [p] for task, p in by_task.items()} | everything).items():
             only_first = sum(p.only_first for p in some)
             only_second = sum(p.only_second for p in some)
-            low, high = difference_interval(some) or (None, None)
+            low, high = difference_interval(some)
             rows.append(
                 names
                 | {
@@ -170,6 +171,20 @@ def _comparisons(
             row["p_holm"] = adjusted
             row["verdict"] = verdict(*names, row["n"], row["difference"], adjusted)
     return rows
+
+
+def renew_intervals(summary: dict[str, Any]) -> dict[str, Any]:
+    """A kept summary whose comparisons have the intervals that their counts give today."""
+    renewed = dict(summary)
+    for kind in ("comparisons", "controls", "moved"):
+        if kind in summary:
+            renewed[kind] = [_with_interval(row) for row in summary[kind]]
+    return renewed
+
+
+def _with_interval(row: dict[str, Any]) -> dict[str, Any]:
+    low, high = difference_interval([Pairs(row["n"], row["only_first"], row["only_second"])])
+    return row | {"low": low, "high": high}
 
 
 def _calibration(
@@ -260,13 +275,13 @@ SUCCESS_NOTE = (
     "other episodes ran."
 )
 COMPARISON_NOTE = (
-    "Differences with 95 % paired bootstrap intervals; exact McNemar p, and adjusted (Holm) for "
-    "all rows of its task, by which the verdict goes."
+    "Differences with 95 % score intervals for pairs (Tango's, with continuity correction); exact "
+    "McNemar p, and adjusted (Holm) for all rows of its task, by which the verdict goes."
 )
 SHIFT_NOTE = (
     "Success in % with 95 % Wilson intervals; points lost against home on the same episodes, with "
-    "95 % paired bootstrap intervals; ahead: exact McNemar test, adjusted (Holm) for all pairs of "
-    "policies on this task with this camera."
+    "95 % score intervals for pairs (Tango's, with continuity correction); ahead: exact McNemar "
+    "test, adjusted (Holm) for all pairs of policies on this task with this camera."
 )
 AUC_NOTE = (
     "AUC: how often a failure has a higher mean entropy than a success of the same task (50 % is "

@@ -9,7 +9,7 @@ from PIL import Image
 
 from e0_bench.closed_loop.episodes import EpisodeResult
 from e0_bench.closed_loop.figures import calibration_figure, success_figure
-from e0_bench.closed_loop.summary import markdown, summarize
+from e0_bench.closed_loop.summary import markdown, renew_intervals, summarize
 from e0_bench.statistics import PairingError, wilson_interval
 
 
@@ -78,9 +78,16 @@ def test_p_values_are_adjusted_within_a_task() -> None:
 def test_clear_winner_and_too_few() -> None:
     rows = [e for p, s in (("a", "+"), ("b", "-")) for e in episodes(p, "push", 20 * s)]
     (clear,) = summarize(rows, ["b", "a"], ["push"], [])["comparisons"]
-    assert (clear["verdict"], clear["difference"], clear["low"]) == ("a ahead", -1.0, None)
+    assert (clear["verdict"], clear["difference"], clear["low"]) == ("a ahead", -1.0, -1.0)
+    assert -0.65 < clear["high"] < -0.55
     few = summarize([e for e in rows if e.seed < 19], ["a", "b"], ["push"], [])
     assert few["comparisons"][0]["verdict"] == "too few episodes for a claim (n = 19)"
+
+
+def test_kept_summaries_get_the_intervals_of_their_counts(summary: dict[str, Any]) -> None:
+    kept = {**summary, "comparisons": [r | {"low": None} for r in summary["comparisons"]]}
+    assert renew_intervals(kept) == summary
+    assert kept["comparisons"][0]["low"] is None, "itself it stays as it was"
 
 
 def test_control_is_compared_on_its_own_seeds(summary: dict[str, Any]) -> None:
@@ -101,7 +108,7 @@ def test_moved_cameras_have_a_table_of_their_own() -> None:
     assert pair["verdict"] == "a ahead"
     lines = [line for line in markdown(found).splitlines() if line.startswith("| ")]
     cells = {[c.strip() for c in line.split("|")][1]: line for line in lines}
-    assert "90 (77–96), lost 10 (2 to 20); ahead of b" in cells["azimuth +15°, distance ×0.9"]
+    assert "90 (77–96), lost 10 (-4 to 26); ahead of b" in cells["azimuth +15°, distance ×0.9"]
     assert "50 (35–65), lost 50" in cells["azimuth +15°, distance ×0.9"]
     assert cells["home"].count("100 (91–100)") == 2
     assert not any("camera_shift" in line for line in lines)
