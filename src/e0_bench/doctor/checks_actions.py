@@ -53,7 +53,8 @@ def check_gripper(action: Column, state: Column | None) -> list[Finding]:
             told += "; no state dimension follows it, so which one opens is not known"
             findings.append(_gripper_note(action, d, told))
             continue
-        s, overall, by_episode = follower
+        s, by_episode = follower
+        overall = float(np.median([*by_episode.values()]))
         name = f"{state.feature}[{state.dimensions[s]}]"
         direction = "rises" if overall > 0 else "falls"
         told += (
@@ -61,7 +62,7 @@ def check_gripper(action: Column, state: Column | None) -> list[Finding]:
         )
         told += f"fingers' width, {number(high if overall > 0 else low)} opens"
         findings.append(_gripper_note(action, d, told))
-        findings += _reversed_gripper(action, d, name, overall, by_episode)
+        findings += _reversed_gripper(action, d, name, by_episode)
     return findings
 
 
@@ -78,10 +79,12 @@ def _gripper_note(action: Column, d: int, told: str) -> Finding:
 
 
 def _reversed_gripper(
-    action: Column, d: int, name: str, overall: float, by_episode: dict[int, float]
+    action: Column, d: int, name: str, by_episode: dict[int, float]
 ) -> list[Finding]:
+    """Episodes against the majority; what is not known to be a finger has to be clearer."""
+    overall = np.median([*by_episode.values()])
     opposed = tuple(e for e, r in by_episode.items() if r * overall < 0 and abs(r) > CLEAR)
-    if not opposed:
+    if not opposed or len(opposed) > (0.4 if _is_finger(name) else 0.25) * len(by_episode):
         return []
     return [
         Finding(
@@ -112,36 +115,33 @@ def two_sided(column: Column) -> list[int]:
 
 def _follower(
     action: Column, upper: np.ndarray, state: Column
-) -> tuple[int, float, dict[int, float]] | None:
-    """The state dimension that follows an open-or-close command (N,) most clearly, the correlation
-    of the command with what that dimension does, over all and in each episode; None if none does.
-    """
-    candidates = np.flatnonzero(state.varies)
-    if not len(candidates):
-        return None
+) -> tuple[int, dict[int, float]] | None:
+    """The state dimension that follows an open-or-close command (N,) most clearly, and in each
+    episode the correlation of the command with what that dimension does; None if none does."""
     switches = action.inside[upper[action.inside] != upper[action.inside + 1]] + 1
     # Where fingers stand some steps after a switch tells more than where they stand in between.
     rows = np.unique((switches[:, None] + np.arange(-3, 8)).clip(0, len(upper) - 1))
-    if len(switches) < 3 or len(rows) < FEW_ROWS:
-        return None
     after = np.minimum(rows + 4, len(upper) - 1)
     same = action.episode_of[rows] == action.episode_of[after]
     rows, after = rows[same], after[same]
-    scores = [_correlation(upper[rows], state.values[after, s]) for s in candidates]
-    named = [any(w in state.dimensions[s].lower() for w in ("grip", "finger")) for s in candidates]
-    best = int(np.argmax(np.abs(scores) + np.array(named)))
-    if abs(scores[best]) < CLEAR / 2:
+    if len(rows) < FEW_ROWS:
         return None
-    s = int(candidates[best])
     edges = np.append(np.searchsorted(rows, action.starts), len(rows))
-    by_episode = {
-        int(episode): _correlation(upper[rows[i:j]], state.values[after[i:j], s])
-        for episode, i, j in zip(action.episodes, edges[:-1], edges[1:], strict=True)
-        if j - i >= 6
-    }
-    signs = [r for r in by_episode.values() if abs(r) > CLEAR]
-    overall = float(np.median(signs)) if signs else float(scores[best])
-    return s, overall, by_episode
+    best, clearest = None, CLEAR
+    for s in map(int, np.flatnonzero(state.varies)):
+        by_episode = {
+            int(episode): _correlation(upper[rows[i:j]], state.values[after[i:j], s])
+            for episode, i, j in zip(action.episodes, edges[:-1], edges[1:], strict=True)
+            if j - i >= 6
+        }
+        score = float(np.median(np.abs([*by_episode.values()]))) if by_episode else 0.0
+        if score > CLEAR and score + _is_finger(state.dimensions[s]) > clearest:
+            best, clearest = (s, by_episode), score + _is_finger(state.dimensions[s])
+    return best
+
+
+def _is_finger(name: str) -> bool:
+    return any(word in name.lower() for word in ("grip", "finger"))
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

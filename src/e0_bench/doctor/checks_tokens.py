@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from e0.tokens import CODEBOOK_KINDS, ActionTokenizer
+from e0.tokens import CODEBOOK_KINDS, MAX_LEVELS, ActionTokenizer
 from e0_bench.doctor.findings import ERROR, WARNING, Finding, listed, number, share
 from e0_bench.doctor.reading import Column
 
@@ -38,13 +38,12 @@ class TokenError:
 
 
 def measure_tokens(action: Column, kind: str, vocabulary_size: int) -> TokenError:
-    """Fit codebooks to nine of ten episodes and measure them on the others (on all of them, where
-    there are fewer than ten). Raises ValueError for actions that no codebook can be fitted to."""
-    held = np.arange(len(action.episodes)) % HELD_OUT == HELD_OUT - 1
+    """Fit codebooks to nine of ten episodes and measure them on the others; a single episode is
+    measured on itself. Raises ValueError for actions that no codebook can be fitted to."""
+    every = min(HELD_OUT, len(action.episodes))
+    held = np.arange(len(action.episodes)) % every == every - 1
     test = np.repeat(held, np.diff(np.append(action.starts, len(action.values))))
-    if not held.any():
-        test = np.ones(len(action.values), bool)
-    train = ~test if held.any() else test
+    train = ~test if every > 1 else test
     fitted = _thinned(action.values[train])
     tokenizer = ActionTokenizer(len(action.dimensions), vocabulary_size).fit(fitted, kind)
     error = tokenizer.round_trip_error(_thinned(action.values[test]))
@@ -81,9 +80,14 @@ def check_tokens(action: Column, kind: str, vocabulary_size: int) -> list[Findin
     return _coarse(action, chosen, vocabulary_size) + _beyond(action, chosen)
 
 
+def widest_gap(tokens: TokenError) -> np.ndarray:
+    """The largest gap as a share of the range, (D,); 0 where the codes are the data's levels."""
+    spread = np.where(tokens.reach > 0, tokens.reach, 1.0)
+    return np.where(tokens.codes > MAX_LEVELS, tokens.gap / spread, 0.0)
+
+
 def _coarse(action: Column, chosen: TokenError, vocabulary_size: int) -> list[Finding]:
-    # With few codes each is a level of the data.
-    wide = (chosen.gap > GAP * chosen.reach) & (chosen.codes > 8)
+    wide = widest_gap(chosen) > GAP
     if not wide.any():
         return []
     best, finest = chosen, chosen.rms
@@ -118,7 +122,7 @@ def _coarse(action: Column, chosen: TokenError, vocabulary_size: int) -> list[Fi
 
 def _beyond(action: Column, chosen: TokenError) -> list[Finding]:
     clipped = (chosen.outside > TAIL) & (chosen.outside * chosen.samples >= FEW)
-    if not clipped.any():
+    if not clipped.any() or len(action.episodes) < HELD_OUT:
         return []
     told = [f"{action.dimensions[d]} {share(chosen.outside[d])}" for d in np.flatnonzero(clipped)]
     return [

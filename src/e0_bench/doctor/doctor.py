@@ -39,7 +39,7 @@ from e0_bench.doctor.checks_pictures import (
     check_turned,
 )
 from e0_bench.doctor.checks_rotations import check_angles, check_quaternions
-from e0_bench.doctor.checks_tokens import TokenError, check_tokens, measure_tokens
+from e0_bench.doctor.checks_tokens import TokenError, check_tokens, measure_tokens, widest_gap
 from e0_bench.doctor.checks_values import (
     check_constant,
     check_episodes_alike,
@@ -294,5 +294,5 @@ def _token_line(tokens: TokenError) -> str:
     return (
         f"Action tokens ({tokens.kind}, up to {tokens.codes.max()} codes) err by at most "
         f"{100 * (tokens.rms / reach).max():.2g} % of a dimension's range (rms, held out); "
-        f"the largest gap is {100 * (tokens.gap / reach).max():.2g} %."
+        f"the largest gap is {100 * widest_gap(tokens).max():.2g} %."
     )

@@ -109,6 +109,8 @@ def _draw_histogram(values: np.ndarray, tokens: TokenError | None, d: int) -> Fi
         axes.hist(finite, bins=BINS, color=DATA)
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7)
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.yaxis.set_minor_formatter("")
     if tokens is not None:
         for edge in (tokens.low[d], tokens.high[d]):
             axes.axvline(edge, color=RANGE, linewidth=1.2, linestyle="--")
