@@ -191,8 +191,6 @@ def _match(d: int, s: int, command: np.ndarray, now: np.ndarray, following: np.n
 def check_convention(action: Column, state: Column) -> list[Finding]:
     """Whether actions are absolute or deltas, of which state, how late, and in which frame."""
     matches = match_state(action, state)
-    if not matches:
-        return []
     findings = []
     for kind in ("absolute", "delta"):
         chosen = [match for match in matches if match.kind == kind]
@@ -200,9 +198,8 @@ def check_convention(action: Column, state: Column) -> list[Finding]:
             findings.append(_convention_note(action, state, kind, chosen))
     absolute = [match for match in matches if match.kind == "absolute"]
     findings += _late(action, state, absolute) + _reversed(action, state, matches)
-    if sum(match.kind == "delta" for match in matches) >= 2:
-        findings += _frame(action, state)
-    return findings
+    # Deltas of the tool's frame follow no single axis of the state, so that nothing matches.
+    return findings if absolute else findings + _frame(action, state)
 
 
 def _convention_note(action: Column, state: Column, kind: str, chosen: list[Match]) -> Finding:
@@ -331,9 +328,9 @@ def _reversed(action: Column, state: Column, matches: list[Match]) -> list[Findi
 
 def _frame(action: Column, state: Column) -> list[Finding]:
     """Whether delta translations, the first three dimensions, are of the base's or tool's frame."""
-    if len(action.dimensions) < 3:
-        return []
     rows = action.inside
+    if len(action.dimensions) < 3 or len(rows) < FEW_ROWS:
+        return []
     for first in find_quaternions(state):
         if first < 3:
             continue

@@ -212,7 +212,7 @@ def check_quantiles(
     ]
 
 
-def bytes_in_memory(recording: Recording, config: E0Config) -> int:
+def bytes_in_memory(recording: Recording) -> int:
     """What `e0 train` keeps: all pictures as uint8 (depths as float32), and all numbers."""
     pictures = sum(
         int(np.prod(given["shape"])) * (4 if given.get("info", {}).get("is_depth_map") else 1)
@@ -223,12 +223,12 @@ def bytes_in_memory(recording: Recording, config: E0Config) -> int:
     return recording.frames * (pictures + 4 * numbers)
 
 
-def check_memory(needed: int, config: E0Config) -> list[Finding]:
+def check_memory(needed: int) -> list[Finding]:
     """Bytes that the frames take, against what is free."""
     free = psutil.virtual_memory().available
     if needed <= MEMORY_SHARE * free:
         return []
-    smaller = "--policy.image_size=[h,w] keeps them smaller; " * hasattr(config, "image_size")
+    smaller = "--policy.image_size=[h,w] keeps them smaller; " * hasattr(E0Config, "image_size")
     return [
         Finding(
             WARNING,

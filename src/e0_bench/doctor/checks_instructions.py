@@ -77,7 +77,7 @@ def check_instructions(
             )
         )
     findings += _long(words, task_of_episode, maximum_bytes, used) + _alike(words, task_of_episode)
-    if len(words) == 1 and not empty and not hollow:
+    if len(texts) == len(words) == 1 and not empty and not hollow:
         findings.append(
             Finding(
                 NOTE,

@@ -152,7 +152,7 @@ def diagnose(root: Path, config: E0Config, repo_id: str | None = None) -> Diagno
         tokens = _tokens(action, config)
     samples = sample_pictures(recording)
     findings += _check_pictures(samples, used, len(recording.episodes))
-    findings += check_memory(bytes_in_memory(recording, config), config)
+    findings += check_memory(bytes_in_memory(recording))
     return Diagnosis(recording, config, ordered(findings), samples, tokens)
 
 
@@ -273,7 +273,7 @@ def summary(diagnosis: Diagnosis) -> list[str]:
         for level in LEVELS
         if (n := sum(finding.level == level for finding in diagnosis.findings))
     ]
-    memory = bytes_in_memory(recording, config)
+    memory = bytes_in_memory(recording)
     lines = [
         f"{recording.repo_id}: {counted(len(recording.episodes), 'episode')}, "
         f"{counted(recording.frames, 'frame')}, {number(seconds)} s at {number(recording.fps)} fps",
