@@ -26,6 +26,7 @@ from e0_bench.doctor.reading import Column
 
 FEW_ROWS = 30  # less tells nothing
 CLEAR = 0.6  # a correlation that is no accident
+AROUND = np.array([-4, -3, -2, -1, 3, 4, 5, 6])  # steps before and after a switch
 LAGS = range(-5, 11)  # steps between a command and the state that answers it
 
 
@@ -83,8 +84,9 @@ def _reversed_gripper(
 ) -> list[Finding]:
     """Episodes against the majority; what is not known to be a finger has to be clearer."""
     overall = np.median([*by_episode.values()])
-    opposed = tuple(e for e, r in by_episode.items() if r * overall < 0 and abs(r) > CLEAR)
-    if not opposed or len(opposed) > (0.4 if _is_finger(name) else 0.25) * len(by_episode):
+    clear = CLEAR if _is_finger(name) else 0.9
+    opposed = tuple(e for e, r in by_episode.items() if r * overall < 0 and abs(r) > clear)
+    if not opposed or abs(overall) < clear or len(opposed) > 0.4 * len(by_episode):
         return []
     return [
         Finding(
@@ -119,18 +121,18 @@ def _follower(
     """The state dimension that follows an open-or-close command (N,) most clearly, and in each
     episode the correlation of the command with what that dimension does; None if none does."""
     switches = action.inside[upper[action.inside] != upper[action.inside + 1]] + 1
-    # Where fingers stand some steps after a switch tells more than where they stand in between.
-    rows = np.unique((switches[:, None] + np.arange(-3, 8)).clip(0, len(upper) - 1))
-    after = np.minimum(rows + 4, len(upper) - 1)
-    same = action.episode_of[rows] == action.episode_of[after]
-    rows, after = rows[same], after[same]
+    # Just before a switch, and some steps after it: in between the fingers are on their way.
+    around = (switches[:, None] + AROUND).clip(0, len(upper) - 1)
+    same = action.episode_of[around] == action.episode_of[switches][:, None]
+    held = upper[around] == (upper[switches][:, None] ^ (AROUND < 0))
+    rows = np.unique(around[same & held])
     if len(rows) < FEW_ROWS:
         return None
     edges = np.append(np.searchsorted(rows, action.starts), len(rows))
     best, clearest = None, CLEAR
     for s in map(int, np.flatnonzero(state.varies)):
         by_episode = {
-            int(episode): _correlation(upper[rows[i:j]], state.values[after[i:j], s])
+            int(episode): _correlation(upper[rows[i:j]], state.values[rows[i:j], s])
             for episode, i, j in zip(action.episodes, edges[:-1], edges[1:], strict=True)
             if j - i >= 6
         }

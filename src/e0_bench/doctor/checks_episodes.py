@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from e0_bench.doctor.checks_values import check_finite
 from e0_bench.doctor.findings import (
     ERROR,
     NOTE,
@@ -56,13 +57,13 @@ def check_timestamps(
     timestamps: np.ndarray, starts: np.ndarray, episodes: np.ndarray, fps: float, videos: bool
 ) -> list[Finding]:
     """Timestamps (N,) in seconds against the frame rate."""
-    column = Column("timestamps", ("timestamp",), timestamps[:, None], starts, episodes)
+    column = Column("timestamps", ("seconds",), timestamps[:, None], starts, episodes)
+    findings = check_finite(column)
     rows = column.inside
     steps = timestamps[rows + 1] - timestamps[rows]
-    if not len(steps):
-        return []
+    if findings or not len(steps):
+        return findings
     backwards = steps <= 0
-    findings = []
     if backwards.any():
         affected = column.affected(_mask(column, rows[backwards]))
         findings.append(
@@ -169,7 +170,7 @@ def idle_frames(columns: Iterable[Column]) -> np.ndarray:
     """Frames (N,) bool from which nothing in any column changes to the next one."""
     still: np.ndarray | None = None
     for column in columns:
-        reach = np.ptp(np.nan_to_num(column.values), axis=0)
+        reach = np.ptp(column.values, axis=0)
         rows = column.inside
         quiet = np.zeros(len(column.values), bool)
         steps = np.abs(column.values[rows + 1] - column.values[rows])

@@ -62,7 +62,10 @@ def check_features(recording: Recording, config: E0Config) -> list[Finding]:
         for name, reason in recording.unreadable.items()
         if name not in BOOKKEEPING
     ]
-    for name in recording.features.keys() - taken - recording.unreadable.keys() - {*BOOKKEEPING}:
+    known = taken | recording.unreadable.keys() | {*BOOKKEEPING}
+    for name in [name for name in recording.features if name not in known]:
+        if name.startswith("next."):  # reward and success, which no policy looks at
+            continue
         given = recording.features[name]
         picture = name in recording.cameras
         if picture and given.get("info", {}).get("is_depth_map"):
@@ -134,10 +137,10 @@ def check_column_statistics(
         return [Finding(level, "statistics", column.feature, told, why, RECOMPUTE)]
     if not np.isfinite(column.values).all():
         return []  # said by `check_finite`; there is nothing to compare with
-    return _stale(column, stored, why)
+    return _stale(column, stored, required)
 
 
-def _stale(column: Column, stored: dict[str, np.ndarray], why: str) -> list[Finding]:
+def _stale(column: Column, stored: dict[str, np.ndarray], used: bool) -> list[Finding]:
     true = {
         "min": column.values.min(0),
         "max": column.values.max(0),
@@ -165,11 +168,13 @@ def _stale(column: Column, stored: dict[str, np.ndarray], why: str) -> list[Find
         return []
     return [
         Finding(
-            WARNING,
+            WARNING if used else NOTE,
             "stale statistics",
             column.feature,
             f"meta/stats.json does not describe these data: {'; '.join(told)}",
-            why,
+            "inputs are normalized by them"
+            if used
+            else "E0 fits its codebooks to the actions themselves, but others normalize by these",
             RECOMPUTE,
             column.names(wrong),
         )

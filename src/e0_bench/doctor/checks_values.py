@@ -13,7 +13,6 @@ from e0_bench.doctor.findings import (
     in_episodes,
     left_out,
     number,
-    share,
 )
 from e0_bench.doctor.reading import Column
 
@@ -22,6 +21,7 @@ NOISE = 1e-3  # a spread so small against the value itself is a sensor's noise
 OUTLIER = 20.0  # robust deviations from the median
 OUTLIER_SHARE = 0.005  # more of them are a heavy tail
 UNLIKE = 20.0  # times the usual distance between episodes, or spread within one
+FEW_EPISODES = 0.25  # more of them are another task, not a mistake
 
 
 def check_finite(column: Column) -> list[Finding]:
@@ -149,7 +149,7 @@ def check_outliers(column: Column) -> list[Finding]:
                 WARNING,
                 "outliers",
                 column.feature,
-                f"{counted(int(far[:, d].sum()), 'frame')} of {in_episodes(episodes)} lie far off, "
+                f"far off in {counted(int(far[:, d].sum()), 'frame')} of {in_episodes(episodes)}, "
                 f"up to {number(values[worst, d])} where the median is "
                 f"{number(np.nanmedian(values[:, d]))} ({number(distance[worst, d])} robust "
                 "deviations)",
@@ -180,26 +180,28 @@ def check_episodes_alike(column: Column) -> list[Finding]:
     parts = [values for _, values in column.split()]
     if len(parts) < 4:
         return []
-    with np.errstate(invalid="ignore"):
-        medians = np.stack([np.median(part, axis=0) for part in parts])
-        spreads = np.stack([np.ptp(part, axis=0) for part in parts])
-        middle = np.median(medians, axis=0)
-        usual = np.median(np.abs(medians - middle), axis=0) + np.median(spreads, axis=0)
-        away = (np.abs(medians - middle) > UNLIKE * usual) & (usual > 0)
-        away |= (spreads > UNLIKE * usual) & (usual > 0)
-    if not away.any() or away.any(1).mean() > 0.5:
+    low, medians, high = np.stack(
+        [np.quantile(p, [0.05, 0.5, 0.95], axis=0) for p in parts], axis=1
+    )
+    spreads = high - low  # a single wild value is an outlier, not another unit
+    middle, width = np.median(medians, axis=0), np.median(spreads, axis=0)
+    usual = np.median(np.abs(medians - middle), axis=0) + width
+    away = (np.abs(medians - middle) > UNLIKE * usual) | (spreads > UNLIKE * usual)
+    # What never changes within an episode, as a goal, may well be another one in each.
+    away &= width > 0
+    if not away.any() or away.any(1).mean() > FEW_EPISODES:
         return []
     episodes = tuple(int(episode) for episode in column.episodes[away.any(1)])
     d = int(np.argmax(away.sum(0)))
-    odd = medians[away[:, d], d][0]
+    odd = int(np.argmax(away[:, d]))
     return [
         Finding(
             WARNING,
             "unlike the others",
             column.feature,
-            f"{in_episodes(episodes)} ({share(away.any(1).mean())} of all) lie elsewhere than the "
-            f"others: the median of {column.dimensions[d]} is {number(odd)} there, usually "
-            f"{number(middle[d])}",
+            f"unlike the other episodes in {in_episodes(episodes)}: {column.dimensions[d]} is "
+            f"{number(medians[odd, d])} ({number(low[odd, d])} to {number(high[odd, d])}) there, "
+            f"elsewhere usually {number(middle[d])} (± {number(width[d] / 2)})",
             "values in other units, or from another zero, contradict the rest",
             "compare units and calibration; " + left_out(episodes, len(column.episodes)),
             column.names(away.any(0)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -145,11 +145,10 @@ def diagnose(root: Path, config: E0Config, repo_id: str | None = None) -> Diagno
     action = recording.columns.get(ACTION)
     tokens = None
     if action is not None:
-        findings += _check_action(action, _state(used), config)
-        findings += check_idle(
-            [column for column in used if _finite(column)] or used, recording.fps
-        )
-        tokens = _tokens(action, config)
+        used = [_filled(column) for column in used]
+        findings += _check_action(used[0], _state(used), config)
+        findings += check_idle(used, recording.fps)
+        tokens = _tokens(used[0], config)
     samples = sample_pictures(recording)
     findings += _check_pictures(samples, used, len(recording.episodes))
     findings += check_memory(bytes_in_memory(recording))
@@ -176,24 +175,28 @@ def _tasks_of_episodes(recording: Recording) -> dict[int, set[int]]:
 
 def _check_values(column: Column) -> list[Finding]:
     findings = check_finite(column) + check_constant(column) + check_outliers(column)
-    if _finite(column):
-        findings += check_episodes_alike(column) + check_quaternions(column) + check_angles(column)
-    return findings
+    column = _filled(column)
+    findings += check_episodes_alike(column) + check_quaternions(column)
+    return findings + check_angles(column)
 
 
-def _finite(column: Column) -> bool:
-    return bool(np.isfinite(column.values).all())
+def _filled(column: Column) -> Column:
+    """The column with medians in place of NaN and infinity, so that these hide nothing else."""
+    finite = np.isfinite(column.values)
+    if finite.all():
+        return column
+    known = np.where(finite, column.values, np.nan)
+    known[:, ~finite.any(0)] = 0.0
+    return replace(column, values=np.where(finite, column.values, np.nanmedian(known, axis=0)))
 
 
 def _state(used: list[Column]) -> Column | None:
     """Proprioception, or the first other vector that the policy sees."""
-    vectors = [column for column in used if column.feature != ACTION and _finite(column)]
+    vectors = [column for column in used if column.feature != ACTION]
     return next((c for c in vectors if c.feature == OBS_STATE), next(iter(vectors), None))
 
 
 def _check_action(action: Column, state: Column | None, config: E0Config) -> list[Finding]:
-    if not _finite(action):
-        return []
     findings = check_gripper(action, state)
     if state is not None:
         findings += check_convention(action, state)
@@ -266,7 +269,7 @@ def summary(diagnosis: Diagnosis) -> list[str]:
     """What was looked at, what it will take, and how many findings there are."""
     recording, config = diagnosis.recording, diagnosis.config
     seconds = recording.frames / recording.fps
-    sizes = [f"{name} {_size(recording, name)}" for name in recording.cameras]
+    sizes = [f"{name} {_size(recording, name)}" for name in config.image_features]
     vectors = [f"{name} ({size})" for name, size in config.vector_features.items()]
     counts = [
         counted(n, level)

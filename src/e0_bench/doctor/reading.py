@@ -184,16 +184,19 @@ def _read_info(root: Path) -> dict[str, Any]:
             f"{root} is a LeRobotDataset {version}, and v3 is read: convert it with {CONVERTER} "
             "--repo-id=REPO --root=DIRECTORY"
         )
-    if not float(info["fps"]) > 0:
-        raise DatasetError(f"{root / INFO} says fps {info['fps']}: it must be positive")
+    if not isinstance(info["fps"], int | float) or not info["fps"] > 0:
+        raise DatasetError(f"{root / INFO} says fps {info['fps']}: it must be a positive number")
     return info
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise DatasetError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} is damaged: it holds a {type(content).__name__}, no object")
+    return content
 
 
 def _read(path: Path, read: Callable[[Path], pyarrow.Table]) -> pyarrow.Table:

@@ -110,6 +110,15 @@ def test_polarity_of_the_gripper_is_told_by_the_fingers(opens: float) -> None:
     assert "% near -1, the others near 1" in finding.told
 
 
+def test_what_rises_after_a_grasp_is_not_taken_for_fingers() -> None:
+    command, state = grasps(1.0)
+    height = np.where(command[:, 0] < 0, np.random.default_rng(0).uniform(0, 0.3, 600), 0.02)
+    action = make_column(command, ["gripper"], episodes=6, feature="action")
+    state = make_column(np.c_[height, state[:, 1]], episodes=6)  # no names that would tell
+    (finding,) = check_gripper(action, state)
+    assert "observation.state[1] rises after 1 (r = " in finding.told
+
+
 def test_without_fingers_the_polarity_is_left_open() -> None:
     command, _ = grasps(1.0)
     action = make_column(command, ["gripper"], episodes=6, feature="action")

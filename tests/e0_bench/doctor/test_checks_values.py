@@ -83,6 +83,12 @@ def test_an_episode_in_other_units_is_named() -> None:
     assert finding.episodes == (2,)
 
 
+def test_another_goal_in_each_episode_is_no_mistake() -> None:
+    goals = np.repeat([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.9], 50)
+    moving = np.sin(np.arange(400) / 7)
+    assert not check_episodes_alike(make_column(np.c_[goals, moving], episodes=8))
+
+
 def smooth_quaternions(count: int) -> np.ndarray:
     angles = np.c_[np.linspace(0, 3, count), np.linspace(0, 1, count), np.zeros(count)]
     quaternions = Rotation.from_euler("xyz", angles).as_quat()

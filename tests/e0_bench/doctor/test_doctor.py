@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lerobot.configs.default import DatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.scripts.lerobot_edit_dataset import (
+    ModifyTasksConfig,
+    RecomputeStatsConfig,
+    RemoveFeatureConfig,
+)
 from recordings import (
     CAMERA,
     EPISODES,
@@ -20,9 +28,10 @@ from recordings import (
     edit_tasks,
 )
 
-from e0_bench import cli
+from e0_bench import cli, doctor
 from e0_bench.doctor.doctor import diagnose, read_config, split_flags
 from e0_bench.doctor.findings import ERROR, LEVELS, NOTE, WARNING
+from lerobot_policy_e0 import E0Config
 
 ACTION, STATE = "action", "observation.state"
 BROKEN: dict[str, tuple[Callable[[Path], None], tuple]] = {}
@@ -104,6 +113,19 @@ def fps_is_wrong(root: Path) -> None:
     edit_column(root, "timestamp", lambda values, _: values * 2)
 
 
+@broken(ERROR, "NaN or infinity", "timestamps", "seconds", (1,))
+def a_timestamp_is_missing(root: Path) -> None:
+    def edit(values: np.ndarray, episode: np.ndarray) -> None:
+        values[np.flatnonzero(episode == 1)[3]] = np.nan
+
+    edit_column(root, "timestamp", edit)
+
+
+@broken(ERROR, "unreadable feature", STATE)
+def state_is_of_another_size(root: Path) -> None:
+    edit_json(root / "meta/info.json", lambda i: i["features"][STATE].update(shape=[7]))
+
+
 @broken(NOTE, "idle", "episodes", "", (2,))
 def nothing_moves(root: Path) -> None:
     def edit(values: np.ndarray, episode: np.ndarray) -> None:
@@ -145,9 +167,9 @@ def statistics_are_missing(root: Path) -> None:
     (root / "meta/stats.json").unlink()
 
 
-@broken(WARNING, "stale statistics", ACTION, "y")
+@broken(WARNING, "stale statistics", STATE, "y")
 def statistics_are_of_other_data(root: Path) -> None:
-    edit_json(root / "meta/stats.json", lambda stats: stats[ACTION]["max"].__setitem__(1, 9.0))
+    edit_json(root / "meta/stats.json", lambda stats: stats[STATE]["max"].__setitem__(1, 9.0))
 
 
 @broken(ERROR, "metadata", "episodes")
@@ -211,6 +233,16 @@ def test_healthy_dataset_has_no_error_and_little_else(healthy: Path) -> None:
     assert "looks delta" in told["convention"] and "x→x, y→y, z→z" in told["convention"]
     assert "the base's frame" in told["frame"]
     assert "observation.state[finger] rises after 1" in told["gripper"]
+
+
+def test_one_fault_hides_no_other(healthy: Path, tmp_path: Path) -> None:
+    root = copy_of(healthy, tmp_path / "broken")
+    breakers = (nan_in_a_state, one_wild_action, quaternion_flips, gripper_turned_round)
+    for breaker in breakers:
+        breaker(root)
+    found = {finding.check for finding in diagnose(root, read_config([])).findings}
+    assert {BROKEN[breaker.__name__][1][1] for breaker in breakers} <= found
+    assert "unlike the others" not in found and {"convention", "gripper"} <= found
 
 
 def run(
@@ -278,7 +310,16 @@ def _damaged(root: Path) -> str:
     return "info.json is damaged: "
 
 
-@pytest.mark.parametrize("make", [_no_directory, _no_dataset, _older_version, _damaged])
+def _without_rate(root: Path) -> str:
+    (root / "meta").mkdir(parents=True)
+    info = '{"codebase_version": "v3.0", "fps": null, "features": {}}'
+    (root / "meta/info.json").write_text(info)
+    return "info.json says fps None: it must be a positive number"
+
+
+@pytest.mark.parametrize(
+    "make", [_no_directory, _no_dataset, _older_version, _damaged, _without_rate]
+)
 def test_what_is_no_dataset_is_one_line(
     make: Callable[[Path], str],
     tmp_path: Path,
@@ -308,6 +349,20 @@ def test_wrong_policy_flags_are_one_line(
 ) -> None:
     code, _, err = run([str(healthy), flag], monkeypatch, capsys)
     assert code == 1 and told in err.splitlines()[-1]
+
+
+def test_every_flag_that_is_named_exists() -> None:
+    source = "".join(file.read_text() for file in Path(doctor.__file__).parent.glob("*.py"))
+    edits = (ModifyTasksConfig, RecomputeStatsConfig, RemoveFeatureConfig)
+    known = {
+        "policy": {field.name for field in fields(E0Config)} | {"image_size"},
+        "dataset": {field.name for field in fields(DatasetConfig)},
+        "operation": {"type"} | {field.name for kind in edits for field in fields(kind)},
+    }
+    named = re.findall(r"--(policy|dataset|operation)\.([a-z_]+)", source)
+    assert len(named) > 20
+    assert [pair for pair in named if pair[1] not in known[pair[0]]] == []
+    assert "tolerance_s" in {field.name for field in fields(TrainPipelineConfig)}
 
 
 def test_damaged_data_file_is_named(healthy: Path, tmp_path: Path) -> None:
