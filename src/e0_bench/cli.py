@@ -68,6 +68,18 @@ def demo(arguments: Arguments) -> None:
     run_demo(_parse(DemoSettings, arguments, demo))
 
 
+def doctor(arguments: Arguments) -> None:
+    """Say what of a dataset will train badly, and which flag helps; exit code 1 for errors.
+
+    Takes --policy.* flags as training does (--policy.horizon=16) and looks with these settings."""
+    from e0_bench.doctor.doctor import DoctorCommand, read_config, run_doctor, split_flags
+
+    own, policy = split_flags(arguments)
+    command = _parse(DoctorCommand, own, doctor)
+    if not run_doctor(command, read_config(policy)).healthy:
+        sys.exit(1)
+
+
 def import_weights(arguments: Arguments) -> None:
     """Check weights of pi-0, pi-0.5, PaliGemma or E0's authors, and keep what E0 uses.
 
@@ -79,7 +91,7 @@ def import_weights(arguments: Arguments) -> None:
 
 SUBCOMMANDS = {
     run.__name__.replace("_", "-"): run
-    for run in (collect, train, bench, compare, demo, import_weights)
+    for run in (collect, doctor, train, bench, compare, demo, import_weights)
 }
 
 

@@ -1,4 +1,4 @@
-"""How all figures but the report's look, drawn without pyplot: no display, no global state."""
+"""How figures look, drawn without pyplot: no display, no global state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 # Okabe and Ito's colours, told apart by colour-blind readers (https://jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-INK, FAINT = "#1f2933", "#d5dae0"
+INK, FAINT, GRID = "#1f2933", "#d5dae0", "#8b95a1"
 STYLE: dict[Any, Any] = dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
 ) | {
@@ -16,3 +16,22 @@ STYLE: dict[Any, Any] = dict.fromkeys(
     "legend.frameon": False,
     "text.parse_math": False,
 }
+
+
+def page_style(ink: str) -> dict[Any, Any]:
+    """matplotlib's settings for a page's figures, whose text and axes are of this colour."""
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return dict.fromkeys(inked, ink) | {
+        "font.size": 9,
+        "legend.fontsize": 8,
+        "image.aspect": "auto",
+        "image.interpolation": "none",
+        "image.origin": "lower",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": GRID,
+        "grid.alpha": 0.3,
+        "legend.frameon": False,
+        "svg.hashsalt": "e0",
+        "text.parse_math": False,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import matplotlib
 import numpy as np
@@ -29,25 +29,6 @@ class Task(Protocol):
     def seeing(self) -> Rate: ...
     @property
     def blind(self) -> Rate | None: ...
-
-
-def style(ink: str) -> dict[Any, Any]:
-    """matplotlib's settings for figures whose text and axes are of this colour."""
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    return dict.fromkeys(inked, ink) | {
-        "font.size": 9,
-        "legend.fontsize": 8,
-        "image.aspect": "auto",
-        "image.interpolation": "none",
-        "image.origin": "lower",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.color": BLIND,
-        "grid.alpha": 0.3,
-        "legend.frameon": False,
-        "svg.hashsalt": "e0",
-        "text.parse_math": False,
-    }
 
 
 def draw_success(tasks: Sequence[Task]) -> Figure:

@@ -1,25 +1,20 @@
 """The demo's report: one HTML file that holds everything it shows.
 
 The page needs no network, no script and no second file: figures are inline SVG, pictures and clips
-are data URIs. Ink in the figures takes the page's own text colour, in light and in dark mode.
+are data URIs.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
-from PIL import Image
+from jinja2 import UndefinedError
 
 from e0_bench.demo.figures import (
     draw_entropy,
@@ -27,12 +22,12 @@ from e0_bench.demo.figures import (
     draw_pace,
     draw_posterior,
     draw_success,
-    style,
 )
+from e0_bench.figure_style import page_style
 from e0_bench.files import write_bytes
+from e0_bench.pages import PLACEHOLDER_INK, data_uri, png_uri, render_page, svg
 from e0_bench.statistics import Rate
 
-PLACEHOLDER_INK = "#010203"  # becomes the page's text colour
 PAPER_INK = "#1f2933"
 PLAIN_WORDS = {0.95: "almost always", 0.7: "usually", 0.4: "about half the time"}
 PLAIN_WORDS |= {0.1: "sometimes", 1e-9: "rarely", 0: "never"}
@@ -120,7 +115,7 @@ def write_report(path: Path, report: Report) -> None:
     cannot be read or written.
     """
     try:
-        with matplotlib.rc_context(style(PLACEHOLDER_INK)):
+        with matplotlib.rc_context(page_style(PLACEHOLDER_INK)):
             page = _render(report)
     except (KeyError, UndefinedError) as error:
         raise InvalidReportError(f"a key is missing from the report's content: {error}") from error
@@ -132,7 +127,7 @@ def success_figure(results: dict[str, Any], path: Path) -> None:
 
     Raises InvalidReportError and OSError as `write_report` does.
     """
-    with matplotlib.rc_context(style(PAPER_INK)):
+    with matplotlib.rc_context(page_style(PAPER_INK)):
         buffer = io.BytesIO()
         draw_success(_tasks(results)).savefig(buffer, format="png", dpi=200, facecolor="white")
     write_bytes(path, buffer.getvalue())
@@ -201,27 +196,26 @@ def _check_posterior(report: Report, posterior: np.ndarray | None) -> None:
 def _render(report: Report) -> str:
     tasks = _tasks(report.results)
     _check(report)
-    environment = Environment(
-        loader=PackageLoader("e0_bench.demo", "."), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"number": _number, "duration": _duration, "clip": _clip_uri}
+    filters = {"number": _number, "duration": _duration, "clip": _clip_uri}
     posterior, image = report.posterior, report.posterior_image
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        "demo/report.html.jinja",
+        filters,
         report=report,
         tasks=tasks,
-        success=_svg(draw_success(tasks), "Success rates with 95 % intervals"),
-        loss=_svg(draw_loss(report.learning_curve), "Training loss and learning rate by step"),
-        pace=_svg(draw_pace(report.learning_curve), "Seconds of each update by step"),
+        success=svg(draw_success(tasks), "Success rates with 95 % intervals"),
+        loss=svg(draw_loss(report.learning_curve), "Training loss and learning rate by step"),
+        pace=svg(draw_pace(report.learning_curve), "Seconds of each update by step"),
         posteriors=[
-            _svg(
+            svg(
                 draw_posterior(step, report.codebook, report.dimension_names), f"Posterior {number}"
             )
             for number, step in enumerate([] if posterior is None else posterior, start=1)
         ],
-        posterior_image=None if image is None else _png_uri(image),
+        posterior_image=None if image is None else png_uri(image),
         uniform_entropy=math.log(report.codebook.shape[1]),
         entropies={
-            task: _svg(draw_entropy(episodes, report.entropy_outcomes[task]), f"Entropy in {task}")
+            task: svg(draw_entropy(episodes, report.entropy_outcomes[task]), f"Entropy in {task}")
             for task, episodes in report.entropy.items()
             if any(episodes)
         },
@@ -246,26 +240,4 @@ def _duration(seconds: float) -> str:
 def _clip_uri(clip: Clip) -> str:
     content = clip.file.read_bytes()
     _require(content[8:12] == b"WEBP", f"clip {clip.file} is not a .webp file")
-    return _data_uri("webp", content)
-
-
-def _png_uri(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return _data_uri("png", buffer.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
-
-
-def _svg(figure: Figure, label: str) -> Markup:
-    """The figure as an inline element that scales with the page and takes its text colour."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    head = re.compile(r'.*?<svg [^>]*viewBox="([^"]*)"[^>]*>', re.DOTALL)
-    opening = f'<svg role="img" aria-label="{escape(label)}" viewBox='
-    text = head.sub(lambda match: f'{opening}"{match[1]}">', buffer.getvalue(), count=1)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # matplotlib gives every figure the same ids
-    return Markup(text.replace(PLACEHOLDER_INK, "currentColor"))
+    return data_uri("webp", content)
