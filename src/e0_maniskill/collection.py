@@ -21,6 +21,7 @@ from typing import Any
 from e0_maniskill.cameras import Camera, CameraShift, default_cameras
 from e0_maniskill.env import ManiSkillEnv, Proprioception
 from e0_maniskill.episodes import run_expert, save_episode
+from e0_maniskill.files import read_json, write_text
 from e0_maniskill.rendering import assume_render_backend, render_backend
 from e0_maniskill.selection import (
     Collected,
@@ -228,9 +229,9 @@ def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         for task in settings["tasks"]:
             (directory / task).mkdir(parents=True, exist_ok=True)
-        _write_json(path, settings)
+        write_text(path, json.dumps(settings, indent=2))
         return
-    recorded = json.loads(path.read_text())
+    recorded = read_json(path)
     if recorded != settings:
         raise SettingsMismatchError(
             f"{directory} holds episodes collected with other settings: "
@@ -246,16 +247,6 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), label)
     elif old != new:
         yield f"{name} was {old!r}, now {new!r}"
-
-
-def _write_json(path: Path, data: Any) -> None:
-    """Write atomically, as `save_episode` does."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(data, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 # Worker processes: each keeps one environment, which is expensive to make.
@@ -329,7 +320,7 @@ def _run_seed(
         if episode.success:
             save_episode(episode, episode_path(directory, task, seed))
         else:
-            _write_json(failure_path(directory, task, seed), asdict(outcome))
+            write_text(failure_path(directory, task, seed), json.dumps(asdict(outcome), indent=2))
     return outcome
 
 

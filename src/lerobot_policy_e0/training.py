@@ -19,6 +19,7 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.logging_utils import MetricsTracker
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from e0_maniskill.files import append_line
 from lerobot_policy_e0.dataset import FramesInMemory
 
 LEARNING_CURVE = "learning_curve.jsonl"
@@ -58,9 +59,7 @@ class LearningCurve(logging.Filter):
         tracker: Any = record.msg
         if isinstance(tracker, MetricsTracker):
             averages = {name: meter.avg for name, meter in tracker.metrics.items()}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": tracker.steps} | averages) + "\n")
+            append_line(self.path, json.dumps({"step": tracker.steps} | averages))
         return True
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from e0_bench.closed_loop.environments import Environment, EnvironmentSettings, open_environment
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult, changed_options
+from e0_maniskill.files import file_name, write_bytes
 
 
 class EpisodeError(RuntimeError):
@@ -300,12 +301,15 @@ def _run(assignment: Assignment) -> EpisodeResult:
 def clip_path(directory: Path, job: EpisodeJob) -> Path:
     """Where the clip of an episode is kept."""
     control = "" if job.control == "none" else f"-{job.control}"
-    return directory / f"{job.task}-{job.seed}{control}.webp"
+    return directory / (file_name(f"{job.task}-{job.seed}{control}", "the clip") + ".webp")
 
 
 def _save_clip(frames: list[np.ndarray], path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(frame) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0, quality=70)
+    content = io.BytesIO()
+    images[0].save(
+        content, "WEBP", save_all=True, append_images=images[1:], duration=100, loop=0, quality=70
+    )
+    write_bytes(path, content.getvalue())
