@@ -7,7 +7,6 @@ so differences are judged in pairs. `DIR/benchmark.json` says what is being meas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -37,7 +36,8 @@ from e0_bench.closed_loop.figures import calibration_figure, success_figure
 from e0_bench.closed_loop.runner import Assignment, RunnerSettings, episode_pool, evaluate
 from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, summarize
-from e0_bench.files import write_json, write_text
+from e0_bench.files import read_json, write_json, write_text
+from e0_maniskill.locks import own_directory
 
 
 class BenchmarkSettingsError(ValueError):
@@ -126,20 +126,23 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     moved) and `calibration.png` (where a policy has an entropy).
 
     Raises UnknownEnvironmentError, BenchmarkCheckpointError or BenchmarkSettingsError for what
-    cannot be run, BenchmarkMismatchError or EpisodeLogError if `out` holds something else, and
-    EpisodeError if an episode fails; finished episodes are kept in any case.
+    cannot be run, BenchmarkMismatchError or EpisodeLogError if `out` holds something else,
+    DirectoryInUseError if another process works on it, and EpisodeError if an episode fails;
+    finished episodes are kept in any case.
     """
-    record, names, episodes = _measure(settings)
-    labels = list(dict.fromkeys(episode.policy for episode in episodes))
-    summary = {"benchmark": record} | summarize(episodes, labels, names, settings.controls)
-    _write_results(settings.out, summary)
+    with own_directory(settings.out):
+        record, names, episodes = _measure(settings)
+        labels = list(dict.fromkeys(episode.policy for episode in episodes))
+        summary = {"benchmark": record} | summarize(episodes, labels, names, settings.controls)
+        _write_results(settings.out, summary)
     return summary
 
 
 def read_episodes(settings: BenchmarkSettings) -> list[EpisodeResult]:
     """The episodes of a benchmark that its settings ask for; those that are missing are run, and
     raise what `run_benchmark` raises."""
-    return _measure(settings)[2]
+    with own_directory(settings.out):
+        return _measure(settings)[2]
 
 
 def _measure(
@@ -153,19 +156,19 @@ def _measure(
     checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))
     _check_denoising_steps(settings, checkpoints)
     record = _extended_record(settings, checkpoints, recorded)
-    with EpisodeLog(settings.out / "episodes.jsonl") as log:
-        _check_log(log, recorded)
-        jobs = _jobs(settings, checkpoints, record)
-        if jobs is None or any(job not in log.results for job in jobs):
-            with episode_pool(settings.environment, settings.workers) as pool:
-                offers = _offers(settings, checkpoints, pool)
-                record["tasks"] |= {task: [o.name for o in offers[task]] for task in offers}
-                write_json(settings.out / "benchmark.json", record)
-                jobs = _jobs(settings, checkpoints, record)
-                assert jobs is not None
-                assignments = _assignments(settings, checkpoints, jobs, offers, log)
-                evaluate(assignments, log, pool, description="Episodes")
-        episodes = [log.results[job] for job in jobs]
+    log = EpisodeLog(settings.out / "episodes.jsonl")
+    _check_log(log, recorded)
+    jobs = _jobs(settings, checkpoints, record)
+    if jobs is None or any(job not in log.results for job in jobs):
+        with episode_pool(settings.environment, settings.workers) as pool:
+            offers = _offers(settings, checkpoints, pool)
+            record["tasks"] |= {task: [o.name for o in offers[task]] for task in offers}
+            write_json(settings.out / "benchmark.json", record)
+            jobs = _jobs(settings, checkpoints, record)
+            assert jobs is not None
+            assignments = _assignments(settings, checkpoints, jobs, offers, log)
+            evaluate(assignments, log, pool, description="Episodes")
+    episodes = [log.results[job] for job in jobs]
     names = [name for task in settings.tasks for name in record["tasks"][task]]
     return record, names, episodes
 
@@ -188,7 +191,7 @@ def _read_record(out: Path) -> dict[str, Any]:
     path, episodes = out / "benchmark.json", out / "episodes.jsonl"
     if path.exists():
         try:
-            record = json.loads(path.read_text())
+            record = read_json(path)
             return {key: record[key] for key in ("environment", "seed", "denoising_steps")} | {
                 key: dict(record[key]) for key in ("policies", "tasks")
             }

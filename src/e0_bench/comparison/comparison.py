@@ -7,7 +7,6 @@ policy is trained with several seeds, LABEL is POLICY-SEED.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,9 @@ from e0_bench.closed_loop.summary import markdown, summarize
 from e0_bench.comparison.action_error import action_error
 from e0_bench.comparison.recipe import Recipe, Training, differences, read_recipe
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
-from e0_bench.files import write_json, write_text
+from e0_bench.files import read_json, write_json, write_text
 from e0_bench.training_run import local_training, train
+from e0_maniskill.locks import own_directory
 
 
 class ComparisonMismatchError(ValueError):
@@ -52,10 +52,15 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     trainings where there are several of a policy.
 
     Raises RecipeError for a recipe that cannot be carried out, ComparisonMismatchError if the
-    output is of another one, and what collecting, training and measuring raise; whatever was
-    finished stays.
+    output is of another one, DirectoryInUseError if another process works on it, and what
+    collecting, training and measuring raise; whatever was finished stays.
     """
     recipe, output = read_recipe(settings.recipe), settings.directory
+    with own_directory(output):
+        return _run_comparison(settings, recipe, output)
+
+
+def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) -> dict[str, Any]:
     _remember(recipe, output)
     _collect(recipe, output / "dataset", recipe.dataset, settings.workers)
     held_out = {"tasks": recipe.dataset["tasks"], **recipe.held_out}
@@ -113,7 +118,7 @@ def _remember(recipe: Recipe, output: Path) -> None:
     path = output / "recipe.json"
     known: dict[str, Any] = {}
     if path.exists():
-        known = json.loads(path.read_text())
+        known = read_json(path)
         different = differences(known, recipe)
         if different:
             raise ComparisonMismatchError(

@@ -17,9 +17,10 @@ from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings, epis
 from e0_bench.demo.costs import PeakMemory, Phases, chunk_latency
 from e0_bench.demo.report_content import write_demo_report
 from e0_bench.demo.settings import EVALUATION_SEED, TRAINING_SEED, DemoSettings
-from e0_bench.files import write_json
+from e0_bench.files import read_json, write_json
 from e0_bench.statistics import format_rate
 from e0_bench.training_run import local_training, train
+from e0_maniskill.locks import own_directory
 
 
 class DemoMismatchError(ValueError):
@@ -29,9 +30,15 @@ class DemoMismatchError(ValueError):
 def run_demo(settings: DemoSettings) -> dict[str, Any]:
     """Run what is missing of the demo; return (and keep) `results.json`.
 
-    Raises DemoMismatchError if the output directory was begun with other settings, RuntimeError if
-    the training fails (with the end of its log).
+    Raises DemoMismatchError if the output directory was begun with other settings,
+    DirectoryInUseError if another process works on it, RuntimeError if the training fails (with the
+    end of its log).
     """
+    with own_directory(settings.output):
+        return _run_demo(settings)
+
+
+def _run_demo(settings: DemoSettings) -> dict[str, Any]:
     from e0_maniskill import rendering_available
 
     renders, reason = rendering_available()
@@ -63,7 +70,7 @@ def _remember_settings(settings: DemoSettings, state_only: bool) -> None:
     for key in ("output", "workers"):  # these change no result
         current.pop(key)
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         different = [key for key in current if before.get(key) != current[key]]
         if different:
             raise DemoMismatchError(
@@ -126,11 +133,11 @@ def _evaluate(settings: DemoSettings, checkpoint: Path, state_only: bool) -> lis
         for task in settings.tasks
         for number in range(count)
     ]
-    with EpisodeLog(settings.output / "evaluation" / "episodes.jsonl") as log:
-        if any(job not in log.results for job in jobs):
-            with episode_pool(runner.environment, settings.workers) as pool:
-                evaluate([Assignment(job, runner) for job in jobs], log, pool)
-        return [log.results[job] for job in jobs]
+    log = EpisodeLog(settings.output / "evaluation" / "episodes.jsonl")
+    if any(job not in log.results for job in jobs):
+        with episode_pool(runner.environment, settings.workers) as pool:
+            evaluate([Assignment(job, runner) for job in jobs], log, pool)
+    return [log.results[job] for job in jobs]
 
 
 def _results(

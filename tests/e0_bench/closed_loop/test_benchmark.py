@@ -1,6 +1,7 @@
 """The benchmark runner: the same episodes for every policy, kept through kills and extensions."""
 
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ from e0_bench.closed_loop.benchmark import (
 from e0_bench.closed_loop.checkpoints import BenchmarkCheckpointError
 from e0_bench.closed_loop.environments import UnknownEnvironmentError
 from e0_bench.closed_loop.episodes import EpisodeLogError, EpisodeResult
+from e0_maniskill import locks
 
 PUSH, PICK = "PushCube-v1", "PickCube-v1"
 OPTIONS = ("proprioception=compact", "state_only=true", "episode_length=5")
@@ -166,12 +168,25 @@ def test_foreign_episodes_are_refused_and_left_alone(
     with pytest.raises(BenchmarkMismatchError, match=r"an episode of another run .*stranger"):
         run_benchmark(replace(settings, out=out))
     assert (out / "episodes.jsonl").read_text().endswith('{"cut')
-    (out / "episodes.jsonl").write_text(own[:50] + "\n" + own)
+    (out / "episodes.jsonl").write_text(own[:50] + "\n")
     with pytest.raises(EpisodeLogError, match="line 1"):
         run_benchmark(replace(settings, out=out))
+    (out / "episodes.jsonl").write_text(own[:50] + "\n" + own)
+    assert run_benchmark(replace(settings, out=out))["rates"] == summary["rates"]
     (out / "benchmark.json").write_text("[]")
     with pytest.raises(BenchmarkMismatchError, match="does not describe a benchmark"):
         run_benchmark(replace(settings, out=out))
+
+
+def test_a_second_benchmark_in_the_directory_is_refused(
+    settings: BenchmarkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+    with (
+        locks.own_directory(tmp_path),
+        pytest.raises(locks.DirectoryInUseError, match=f"process {os.getpid()} on .* {tmp_path}"),
+    ):
+        run_benchmark(replace(settings, out=tmp_path))
 
 
 def test_what_cannot_run_is_said_before_an_episode_runs(
@@ -195,8 +210,7 @@ def test_what_cannot_run_is_said_before_an_episode_runs(
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             run_benchmark(replace(new, **change))
-    assert [path.name for path in new.out.iterdir()] == ["episodes.jsonl"]
-    assert (new.out / "episodes.jsonl").read_text() == ""
+    assert not new.out.exists()
 
 
 def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_path: Path) -> None:
