@@ -13,7 +13,15 @@ from typing import Any
 
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult
-from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings, episode_pool, evaluate
+from e0_bench.closed_loop.runner import (
+    Assignment,
+    EpisodeError,
+    Runner,
+    RunnerSettings,
+    episode_pool,
+    evaluate,
+    told_lost,
+)
 from e0_bench.demo.costs import PeakMemory, Phases, chunk_latency
 from e0_bench.demo.report_content import write_demo_report
 from e0_bench.demo.settings import EVALUATION_SEED, TRAINING_SEED, DemoSettings
@@ -43,7 +51,10 @@ def _run_demo(settings: DemoSettings) -> dict[str, Any]:
 
     renders, reason = rendering_available()
     if not renders:
-        print(f"No renderer: {reason}\nGoing on state-only: the policy will see no images.")
+        print(
+            f"No renderer: {reason}\nGoing on state-only: the policy will see no images, learns "
+            "without noise on its state, and is not tested with black images."
+        )
     _remember_settings(settings, state_only=not renders)
     phases = Phases(settings.output / "phases.json")
     with PeakMemory(settings.output / "memory.json") as memory:
@@ -136,7 +147,9 @@ def _evaluate(settings: DemoSettings, checkpoint: Path, state_only: bool) -> lis
     log = EpisodeLog(settings.output / "evaluation" / "episodes.jsonl")
     if any(job not in log.results for job in jobs):
         with episode_pool(runner.environment, settings.workers) as pool:
-            evaluate([Assignment(job, runner) for job in jobs], log, pool)
+            lost = evaluate([Assignment(job, runner) for job in jobs], log, pool)
+        if lost:
+            raise EpisodeError(told_lost(lost))
     return [log.results[job] for job in jobs]
 
 
