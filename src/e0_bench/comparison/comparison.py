@@ -1,8 +1,9 @@
 """From a recipe to measured policies: same demonstrations, same training, same episodes.
 
 Every phase is skipped where its result is there and resumed where it was cut short. The output
-holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `benchmark` and `comparison.json`; where a
-policy is trained with several seeds, LABEL is POLICY-SEED.
+holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `errors/LABEL.json` (on what is held
+out), `benchmark` and `comparison.json`; where a policy is trained with several seeds, LABEL is
+POLICY-SEED.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tyro
 
 from e0_bench.closed_loop.benchmark import BenchmarkSettings, read_episodes, run_benchmark
 from e0_bench.closed_loop.summary import markdown, summarize
-from e0_bench.comparison.action_error import action_error
+from e0_bench.comparison.action_error import kept_action_error
 from e0_bench.comparison.recipe import Recipe, Training, differences, read_recipe
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.files import read_json, write_json, write_text
@@ -68,7 +69,12 @@ def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) 
     checkpoints = _train_all(recipe, output, settings.workers)
     policies = {
         label: _cost(output / "train" / label, checkpoint)
-        | action_error(checkpoint, output / "held_out", f"Held-out error of {label}")
+        | kept_action_error(
+            checkpoint,
+            output / "held_out",
+            output / "errors" / f"{label}.json",
+            f"Held-out error of {label}",
+        )
         for label, checkpoint in checkpoints.items()
     }
     summary = run_benchmark(_benchmark(recipe, output, checkpoints, settings.workers))
