@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
 
-.PHONY: demo test lint format clean
+.PHONY: demo test crash lint format clean
 
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
@@ -12,6 +12,10 @@ demo: $(INSTALLED) $(VULKAN)
 # In the order of `tests/conftest.py`: xdist's own ends with the slow ones.
 test: $(INSTALLED) $(VULKAN)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Kills every command at random instants; E0_CRASH_KILLS=50 times each.
+crash: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m crash tests/crash
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

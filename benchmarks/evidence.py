@@ -22,7 +22,7 @@ from e0_bench.closed_loop.figures import calibration_figure, success_figure
 from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, renew_intervals
 from e0_bench.comparison.comparison import comparison_markdown
-from e0_bench.figure_style import COLOURS, STYLE
+from e0_bench.figure_style import COLOURS, STYLE, save_figure
 from e0_bench.files import write_text
 from e0_bench.token_lab.report import draw_figure, markdown_tables
 from e0_bench.viewpoint.tables import gap_table, viewpoint_tables
@@ -119,7 +119,7 @@ def vocabulary_figure(results: dict[str, Any], path: Path) -> None:
             axes.set_xticks(sizes, [str(size) for size in sizes], rotation=45)
             axes.minorticks_off()
             axes.grid(axis="y", alpha=0.3, lw=0.5)
-        figure.savefig(path, dpi=160)
+        save_figure(figure, path)
 
 
 if __name__ == "__main__":

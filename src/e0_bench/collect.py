@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from e0_bench.statistics import format_rate
@@ -10,7 +10,7 @@ from e0_maniskill.cameras import CameraShift
 from e0_maniskill.collection import CollectionSettings, expert_success, numbers_per_task
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
-DRY_RUN_SEED = 5000
+OF_PICTURES = ("image_size", "hand_camera", "camera_shift", "depth", "videos")
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,18 @@ class CollectCommand:
     """Store images as video."""
     workers: int = 2
     dry_run: bool = False
-    """Write nothing: print how often the experts succeed, without images."""
+    """Write nothing and take no pictures: print how often the experts succeed on these seeds under
+    this disturbance."""
 
 
 def run_collect(command: CollectCommand) -> None:
     """Collect the dataset, or with `dry_run` only try the experts.
 
-    Raises what `collect_dataset` and `expert_success` raise.
+    Raises ValueError for settings of pictures where there are none, and what `collect_dataset` and
+    `expert_success` raise.
     """
+    if command.state_only:
+        _refuse_pictures(command)
     if command.dry_run:
         _dry_run(command)
         return
@@ -75,10 +79,22 @@ def run_collect(command: CollectCommand) -> None:
     print(f"Dataset: {command.output}")
 
 
+def _refuse_pictures(command: CollectCommand) -> None:
+    usual = {field.name: field.default for field in fields(CollectCommand)}
+    for name in OF_PICTURES:
+        if getattr(command, name) != usual[name]:
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"--{flag} is for pictures, and --state-only takes none; leave one out"
+            )
+
+
 def _dry_run(command: CollectCommand) -> None:
-    """Print the experts' success over the seeds from 5000 on, a line per task."""
+    """Print the experts' success over the first seeds, a line per task."""
     for task, count in numbers_per_task(command.episodes, command.tasks).items():
-        seeds = range(DRY_RUN_SEED, DRY_RUN_SEED + count)
-        outcome = expert_success(task, seeds, workers=command.workers)
+        seeds = range(command.seed, command.seed + count)
+        outcome = expert_success(
+            task, seeds, workers=command.workers, action_noise=command.action_noise
+        )
         failed = [seed for seed, success in outcome.items() if not success]
         print(f"{task}: {format_rate(len(outcome) - len(failed), len(outcome))}, failed: {failed}")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
+
+from e0_bench.files import write_bytes
 
 # Okabe and Ito's colours, told apart by colour-blind readers (https://jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,3 +41,10 @@ def page_style(ink: str) -> dict[Any, Any]:
         "svg.hashsalt": "e0",
         "text.parse_math": False,
     }
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 160) -> None:
+    """Write a figure in the format that the file's name ends in, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix("."), dpi=dpi)
+    write_bytes(path, content.getvalue())

@@ -1,27 +1,14 @@
-"""Files that are whole or not there."""
+"""Results files: JSON with a row a line, whole or not there."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from e0_maniskill.files import read_json, write_bytes, write_text
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all; its directory is made if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as `write_bytes` does."""
-    write_bytes(path, text.encode())
+__all__ = ["json_lines", "read_json", "write_bytes", "write_json", "write_text"]
 
 
 def write_json(path: Path, data: Any) -> None:

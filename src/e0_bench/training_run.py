@@ -1,26 +1,27 @@
 """LeRobot's training as a phase of something larger: in a process of its own, resumed if cut short.
 
 A run is its directory `.../NAME` (LeRobot's output_dir) and, beside it, `NAME.json`, the settings
-that it began with, and `NAME.log`.
+that it began with, `NAME.log`, and, while it goes on, `NAME.lock`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
-from e0_bench.files import write_json
+from e0_bench.child_process import child_process
+from e0_bench.files import read_json, write_json
+from e0_maniskill.files import beside
+from e0_maniskill.locks import LOCK, own_directory
+
+TRAINING = "lerobot_policy_e0.training"
 
 
 def local_training(
@@ -85,61 +86,58 @@ def train(
     `steps` must be one of them. They count only for a run that has no checkpoint yet. `threads` are
     those of the process, `position` is the line of the progress bar.
 
-    Raises RuntimeError with the end of the log if the training fails, or if another process is
-    still training into this directory.
+    Raises RuntimeError with the end of the log if the training fails, DirectoryInUseError if
+    another process is still training into this directory, and FileExistsError if the directory
+    holds something else.
     """
     steps = int(settings["steps"])
-    finished = trained_checkpoint(directory, steps)
-    if finished:
-        return finished
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    log = directory.with_suffix(".log")
-    with log.open("a") as file:
-        lock(file)
-        last = directory / "checkpoints" / "last"
-        if last.exists():
-            config = last / "pretrained_model" / "train_config.json"
-            flags = [f"--config_path={config}", "--resume=true"]
+    with own_directory(directory, beside(directory, LOCK)) as lock:
+        finished = trained_checkpoint(directory, steps)
+        if finished:
+            return finished
+        config, log = beside(directory, ".json"), beside(directory, ".log")
+        last = last_checkpoint(directory)
+        if last is not None:
+            flags = [
+                f"--config_path={last / 'pretrained_model' / 'train_config.json'}",
+                "--resume=true",
+            ]
         else:
-            shutil.rmtree(directory, ignore_errors=True)  # cut short before its first checkpoint
-            config = directory.with_suffix(".json")
+            _remove_begun(directory, config)  # cut short before its first checkpoint
             write_json(config, _as_data(settings) | {"output_dir": str(directory)})
             flags = [f"--config_path={config}"]
-        with _process(flags, file, threads) as process:
+        with log.open("a") as file, child_process(TRAINING, flags, file, lock, threads) as process:
             _follow(process, directory, steps, description, position)
-    finished = trained_checkpoint(directory, steps)
+        finished = trained_checkpoint(directory, steps)
     if process.returncode != 0 or not finished:
-        tail = "\n".join(log.read_text().splitlines()[-15:])
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise RuntimeError(f"the training failed; the end of {log}:\n{tail}")
     return finished
 
 
-def lock(log: TextIO) -> None:
-    """Hold the log's lock, which the training inherits with its output: it may outlive a killed
-    parent, and a second one in the same directory would spoil both. RuntimeError if it is held."""
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RuntimeError(
-            f"another process is still training into {Path(log.name).with_suffix('')}; wait for it "
-            "or end it"
-        ) from error
+def last_checkpoint(directory: Path) -> Path | None:
+    """The link to the newest whole checkpoint of a run, if it has any.
+
+    LeRobot takes the link away before it makes the next one. Where a kill came between, the newest
+    checkpoint is whole, and gets its link here.
+    """
+    last = directory / "checkpoints" / "last"
+    written = sorted(path for path in last.parent.glob("*") if path.name.isdigit())
+    if not last.exists() and len(written) > 1:
+        last.symlink_to(written[-1].name)
+    return last if last.exists() else None
 
 
-@contextmanager
-def _process(flags: list[str], log: TextIO, threads: int | None) -> Iterator[subprocess.Popen]:
-    """The training's process, which ends with the block."""
-    environment = dict(os.environ)
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    command = [sys.executable, "-m", "lerobot_policy_e0.training", *flags]
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait()
+def _remove_begun(directory: Path, config: Path) -> None:
+    """Remove a run without a checkpoint; FileExistsError unless its settings say that it is one."""
+    if not directory.exists():
+        return
+    if not config.exists() or read_json(config).get("output_dir") != str(directory):
+        raise FileExistsError(
+            f"{directory} is there, and {config} does not say that a training began it; move it "
+            "away, or choose another output"
+        )
+    shutil.rmtree(directory)
 
 
 def _follow(

@@ -10,17 +10,18 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 from e0_maniskill.cameras import Camera, CameraShift, default_cameras
 from e0_maniskill.env import ManiSkillEnv, Proprioception
 from e0_maniskill.episodes import run_expert, save_episode
+from e0_maniskill.files import read_json, write_text
+from e0_maniskill.processes import WorkerLostError, WorkerPool
 from e0_maniskill.rendering import assume_render_backend, render_backend
 from e0_maniskill.selection import (
     Collected,
@@ -33,6 +34,7 @@ from e0_maniskill.selection import (
 from e0_maniskill.tasks import find_task
 
 SETTINGS_FILE = "settings.json"
+EPISODE_SECONDS = 1800.0  # far beyond any episode: a driver that hangs does so for ever
 
 
 class SettingsMismatchError(ValueError):
@@ -48,7 +50,7 @@ def _camera_record(camera: Camera) -> dict[str, Any]:
 
 
 class WorkerError(RuntimeError):
-    """A worker process raised an error or died."""
+    """A worker process raised an error, or died or hung twice at the same episode."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def collect_episodes(
         ValueError: unknown task, or a count below 1.
         SettingsMismatchError: the directory was begun with other tasks, seed or settings.
         RuntimeError: an expert succeeds in fewer than half of at least 20 tries.
-        WorkerError: a worker raised (its traceback is the cause) or died.
+        WorkerError: a worker raised (its traceback is the cause), or died or hung twice.
     """
     tasks = [find_task(task).name for task in tasks]
     counts = numbers_per_task(episodes_per_task, tasks)
@@ -180,15 +182,17 @@ def numbers_per_task(episodes: int | Sequence[int], tasks: Sequence[str]) -> dic
     return dict(zip(tasks, numbers, strict=True))
 
 
-def expert_success(task: str, seeds: Iterable[int], *, workers: int = 2) -> dict[int, bool]:
+def expert_success(
+    task: str, seeds: Iterable[int], *, workers: int = 2, action_noise: float = 0.0
+) -> dict[int, bool]:
     """In which of these seeds' episodes the expert succeeds, found without rendering.
 
     Raises:
         ValueError: unknown task.
-        WorkerError: a worker raised (its traceback is the cause) or died.
+        WorkerError: a worker raised (its traceback is the cause), or died or hung twice.
     """
     name = find_task(task).name
-    settings = CollectionSettings(state_only=True)
+    settings = CollectionSettings(state_only=True, action_noise=action_noise)
     with worker_pool(workers, settings) as pool:
         jobs = {pool.submit(_run_seed, settings, name, seed, None): seed for seed in seeds}
         return {seed: _outcome(job, name, seed).success for job, seed in jobs.items()}
@@ -228,9 +232,9 @@ def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         for task in settings["tasks"]:
             (directory / task).mkdir(parents=True, exist_ok=True)
-        _write_json(path, settings)
+        write_text(path, json.dumps(settings, indent=2))
         return
-    recorded = json.loads(path.read_text())
+    recorded = read_json(path)
     if recorded != settings:
         raise SettingsMismatchError(
             f"{directory} holds episodes collected with other settings: "
@@ -248,29 +252,21 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         yield f"{name} was {old!r}, now {new!r}"
 
 
-def _write_json(path: Path, data: Any) -> None:
-    """Write atomically, as `save_episode` does."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(data, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 # Worker processes: each keeps one environment, which is expensive to make.
 
 _worker_env: ManiSkillEnv | None = None
 
 
 @contextmanager
-def worker_pool(workers: int, settings: CollectionSettings) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(
+    workers: int, settings: CollectionSettings, time_limit: float = EPISODE_SECONDS
+) -> Iterator[WorkerPool]:
+    """Processes that simulate, of one thread each, ended with the block. time_limit: of a call, in
+    seconds. Raises ValueError for fewer than one worker."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     backend = None if settings.state_only else render_backend()
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(backend,)
-    )
+    pool = WorkerPool(workers, time_limit, _start_worker, (backend,))
     try:
         yield pool
     finally:
@@ -329,17 +325,14 @@ def _run_seed(
         if episode.success:
             save_episode(episode, episode_path(directory, task, seed))
         else:
-            _write_json(failure_path(directory, task, seed), asdict(outcome))
+            write_text(failure_path(directory, task, seed), json.dumps(asdict(outcome), indent=2))
     return outcome
 
 
 def _outcome(job: "Future[Outcome]", task: str, seed: int) -> Outcome:
     try:
         return job.result()
-    except BrokenProcessPool as error:
-        raise WorkerError(
-            f"a worker process died while {task} seed {seed} was running, perhaps for want of "
-            "memory; finished episodes are kept"
-        ) from error
+    except WorkerLostError as error:
+        raise WorkerError(f"{task} seed {seed}: {error}; finished episodes are kept") from error
     except Exception as error:
         raise WorkerError(f"the worker running {task} seed {seed} raised: {error!r}") from error

@@ -1,6 +1,6 @@
 """Demonstrations: one expert episode, and its file."""
 
-import os
+import io
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 
 from e0_maniskill.env import ManiSkillEnv
 from e0_maniskill.experts import Expert
+from e0_maniskill.files import write_bytes
 from e0_maniskill.tasks import find_task
 
 _TRANSLATION = slice(0, 3)
@@ -131,12 +132,9 @@ def save_episode(episode: Episode, path: Path) -> None:
     }
     arrays |= {_IMAGE_PREFIX + name: images for name, images in episode.images.items()}
     arrays |= {_DEPTH_PREFIX + name: depth for name, depth in episode.depth.items()}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_bytes(path, content.getvalue())
 
 
 def load_episode(path: Path) -> Episode:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,14 @@ from tqdm import tqdm
 
 from e0_maniskill.collection import CollectionSettings, collect_episodes, numbers_per_task
 from e0_maniskill.episodes import Episode, load_episode
+from e0_maniskill.files import beside, place_directory, read_json, write_text
+from e0_maniskill.locks import LOCK, own_directory
 from e0_maniskill.selection import Collected, Outcome
 from e0_maniskill.tasks import CONTROL_FREQUENCY
 from lerobot_policy_e0.viewpoint import depth_feature
 
 RECORD = Path("meta") / "collection.json"
+MARKER = "unfinished_collection"  # in a directory that may be removed once it is not needed
 SMALLEST_FREE_SPACE = 2**20  # bytes; less is a full disk
 ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 
@@ -59,14 +64,50 @@ def collect_dataset(
     rate of the expert, settings), which is also kept in the dataset's `meta/collection.json`.
 
     A dataset that is already there with the same request is left alone. Raises OutputInUseError if
-    the directory holds anything else, OSError with what to do if the disk is full.
+    the directory holds anything else, DirectoryInUseError if another process collects into it,
+    OSError with what to do if the disk is full.
     """
     output = Path(output)
-    partial = output.with_name(output.name + ".partial")
     wanted = request.record() | {"videos": use_videos}
-    if output.exists():
-        shutil.rmtree(partial, ignore_errors=True)  # left by a kill right after the renaming
+    partial = beside(output, ".partial")
+    if output.exists() and not (partial / MARKER).exists():
         return _existing_record(wanted, output)
+    with _unfinished(partial, output):
+        if not output.exists():  # or a kill came right after the renaming
+            _collect_into(partial, output, request, wanted, workers, use_videos)
+        return _existing_record(wanted, output)
+
+
+@contextmanager
+def _unfinished(partial: Path, output: Path) -> Iterator[None]:
+    """Own the directory in which an unfinished collection into `output` lies; remove it once the
+    output is there. OutputInUseError if it holds something else."""
+    with own_directory(partial):
+        if not (partial / MARKER).exists():
+            if {path.name for path in partial.iterdir()} - {LOCK}:
+                raise OutputInUseError(
+                    f"{partial} holds something else than an unfinished collection, which has to "
+                    f"lie there (a file {MARKER} would say so); move it away, or choose another "
+                    "output directory"
+                )
+            write_text(partial / MARKER, f"of a collection into {output.name}; may be removed\n")
+        yield
+        for name in ("episodes", "dataset"):
+            shutil.rmtree(partial / name, ignore_errors=True)
+        (partial / MARKER).unlink()  # last: what a kill leaves can still be removed
+    with suppress(OSError):  # somebody waited for it
+        partial.rmdir()
+
+
+def _collect_into(
+    partial: Path,
+    output: Path,
+    request: CollectionRequest,
+    wanted: dict[str, Any],
+    workers: int,
+    use_videos: bool,
+) -> None:
+    """Collect what is missing in `partial` and write all of it as `output`."""
     draft = partial / "dataset"
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -74,8 +115,8 @@ def collect_dataset(
         collected = _collect(request, partial / "episodes", workers, writer)
         writer.finish()
         record = wanted | {"collected": _summary(collected)}
-        (draft / RECORD).write_text(json.dumps(record, indent=1))
-        draft.rename(output)
+        write_text(draft / RECORD, json.dumps(record, indent=1))
+        place_directory(draft, output)
     except Exception as error:
         if not _disk_is_full(error, partial):
             raise
@@ -85,8 +126,6 @@ def collect_dataset(
             f"the disk is full; finished episodes are kept in {partial}. Free some space and "
             "run the same command again to go on",
         ) from error
-    shutil.rmtree(partial)
-    return record
 
 
 def _disk_is_full(error: BaseException | None, directory: Path) -> bool:
@@ -105,7 +144,7 @@ def _existing_record(wanted: dict[str, Any], output: Path) -> dict[str, Any]:
         raise OutputInUseError(
             f"{output} exists and is not a collected dataset; choose another output directory"
         )
-    record = json.loads(path.read_text())
+    record = read_json(path)
     different = [key for key in wanted if record.get(key) != wanted[key]]
     if different:
         raise OutputInUseError(

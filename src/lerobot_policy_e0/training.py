@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from e0.network.vision import KeypointShape
 from e0.policy import network_sizes
+from e0_maniskill.files import append_line
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import FramesInMemory
 from lerobot_policy_e0.training_start import augmentations
@@ -75,9 +76,7 @@ class LearningCurve(logging.Filter):
         tracker: Any = record.msg
         if isinstance(tracker, MetricsTracker):
             averages = {name: meter.avg for name, meter in tracker.metrics.items()}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": tracker.steps} | averages) + "\n")
+            append_line(self.path, json.dumps({"step": tracker.steps} | averages))
         return True
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from e0_bench import cli
+from e0_bench import cli, collect
 from e0_maniskill import CameraShift, default_cameras, find_task
 from made_weights import pi_weights, write_tokenizer
 
@@ -64,6 +64,35 @@ def test_dry_run_prints_a_line_per_task_and_writes_nothing(
     line = r"PushCube-v1: 2/2 \(100 %, 95 % interval 34–100 %\), failed: \[\]\n"
     assert re.fullmatch(line, out), out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_tries_what_would_be_collected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = []
+
+    def tell(task: str, seeds: range, **options: object) -> dict[int, bool]:
+        tried.append((task, seeds, options))
+        return {seed: seed != 9001 for seed in seeds}
+
+    monkeypatch.setattr(collect, "expert_success", tell)
+    flags = ["--seed=9000", "--episodes=2", "--action-noise=0.3", "--workers=1"]
+    code, out, _ = run_here(["collect", "--dry-run", *flags], monkeypatch, capsys)
+    assert code == 0 and out.count("failed: [9001]") == 2
+    options = {"workers": 1, "action_noise": 0.3}
+    seeds = range(9000, 9002)
+    assert tried == [(task, seeds, options) for task in ("PushCube-v1", "PickCube-v1")]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--depth", "--videos", "--hand-camera", "--image-size=64", "--camera-shift=5,0,1,0"]
+)
+def test_settings_of_pictures_are_refused_where_there_are_none(
+    flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run_here(["collect", "--state-only", flag], monkeypatch, capsys)
+    assert code == 1
+    assert f"{flag.partition('=')[0]} is for pictures, and --state-only takes none" in err
 
 
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and results with a row a line."""
+"""Results with a row a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e0_bench.files import json_lines, write_bytes, write_json
+from e0_bench.files import json_lines, write_json
 
 RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
 JSON = st.recursive(
@@ -49,12 +49,3 @@ def test_kept_results_are_laid_out_so(path: Path) -> None:
 def test_paths_become_text(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"path": tmp_path})
     assert json.loads((tmp_path / "a.json").read_text()) == {"path": str(tmp_path)}
-
-
-def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file"
-    write_bytes(path, b"old")
-    with pytest.raises(TypeError):
-        write_bytes(path, "text")  # pyright: ignore[reportArgumentType]
-    assert path.read_bytes() == b"old"
-    assert [file.name for file in path.parent.iterdir()] == ["file"]

@@ -28,6 +28,7 @@ from e0_maniskill.collection import (
     spare_garbage_collector,
 )
 from e0_maniskill.episodes import Episode, load_episode, run_expert
+from e0_maniskill.processes import WorkerLostError, WorkerPool
 from e0_maniskill.selection import Outcome, Progress
 
 TASK = "PushCube-v1"
@@ -49,6 +50,10 @@ def expected() -> list[Episode]:
     env.close()
     assert not all(episode.success for episode in episodes), "this test needs a failure"
     return episodes
+
+
+def lost(*_: Any) -> None:
+    raise WorkerLostError("it hung")
 
 
 def assert_selection(directory: Path, workers: int, expected: list[Episode]) -> None:
@@ -109,23 +114,25 @@ def test_killed_collection_resumes_to_the_same_selection(
     assert_selection(tmp_path / "episodes", 1, expected)
 
 
-def test_dead_worker_is_reported_and_the_rest_resumed(
-    tmp_path: Path, expected: list[Episode]
+def test_a_worker_may_die_and_an_episode_that_takes_two_is_reported(
+    tmp_path: Path, expected: list[Episode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill_workers(outcome: Outcome) -> None:
-        for child in multiprocessing.active_children():
-            os.kill(child.pid or 0, signal.SIGKILL)
+    kills = []
 
-    with pytest.raises(WorkerError, match="a worker process died"):
-        collect_episodes(
-            [TASK],
-            COUNT,
-            SEED,
-            tmp_path,
-            workers=1,
-            settings=SETTINGS,
-            on_episode=kill_workers,
-        )
+    def kill_workers(outcome: Outcome) -> None:
+        if not kills:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+        kills.append(outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerPool, "_call", lost)
+        with pytest.raises(WorkerError, match=f"{TASK} seed {SEED}: it hung; finished episodes"):
+            collect_episodes([TASK], COUNT, SEED, tmp_path, workers=1, settings=SETTINGS)
+    collect_episodes(
+        [TASK], COUNT, SEED, tmp_path, workers=1, settings=SETTINGS, on_episode=kill_workers
+    )
+    assert len(kills) == len(expected)
     assert_selection(tmp_path, 1, expected)
     # A finished collection starts no worker, and other settings are refused before any work.
     began = time.monotonic()

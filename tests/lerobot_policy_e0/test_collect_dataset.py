@@ -19,11 +19,16 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
-from e0_maniskill import find_task
+from e0_maniskill import find_task, locks
 from e0_maniskill.collection import CollectionSettings
 from e0_maniskill.episodes import Episode, load_episode, run_expert, save_episode
 from lerobot_policy_e0 import E0Config
-from lerobot_policy_e0.collection import CollectionRequest, OutputInUseError, collect_dataset
+from lerobot_policy_e0.collection import (
+    MARKER,
+    CollectionRequest,
+    OutputInUseError,
+    collect_dataset,
+)
 from lerobot_policy_e0.dataset import FramesInMemory
 
 TASK = "PushCube-v1"
@@ -86,6 +91,7 @@ def prepare_episodes(output: Path, request: CollectionRequest, episodes: list[Ep
     """What a stopped collection into `output` left: these episodes beside it, no dataset."""
     directory = output.with_name(output.name + ".partial") / "episodes"
     (directory / TASK).mkdir(parents=True)
+    (directory.parent / MARKER).touch()
     settings = {
         "tasks": [TASK],
         "seed": request.seed,
@@ -171,6 +177,39 @@ def test_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_foreign_directory_of_the_drafts_name_is_left_alone(tmp_path: Path) -> None:
+    for path in ("dataset.partial/thesis.txt", "dataset.partial/dataset/data.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputInUseError, match=r"dataset\.partial holds something else than"):
+        collect_dataset(REQUEST, tmp_path / "dataset")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_second_collection_into_the_same_output_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+    output = tmp_path / "dataset"
+    prepare_episodes(output, REQUEST, [])
+    with (
+        locks.own_directory(tmp_path / "dataset.partial"),
+        pytest.raises(locks.DirectoryInUseError, match=rf"process {os.getpid()} on .* writing"),
+    ):
+        collect_dataset(REQUEST, output)
+
+
+def test_a_kill_after_the_renaming_leaves_nothing_to_do_but_to_clean_up(
+    tmp_path: Path, collected: Collected
+) -> None:
+    output = tmp_path / "dataset"
+    shutil.copytree(collected.root, output)
+    prepare_episodes(output, REQUEST, collected.tried[:1])
+    assert collect_dataset(REQUEST, output) == collected.record
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
 def test_unknown_task_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Did you mean 'PushCube-v1'\?"):
         collect_dataset(replace(REQUEST, tasks=("PushCub-v1",)), tmp_path / "new" / "dataset")
@@ -184,6 +223,8 @@ def test_tasks_follow_each_other(tmp_path: Path, collected: Collected) -> None:
     output = tmp_path / "dataset"
     successes = collected.successes[:2]
     directory = tmp_path / "dataset.partial" / "episodes"
+    directory.mkdir(parents=True)
+    (directory.parent / MARKER).touch()
     for task in request.tasks:
         (directory / task).mkdir(parents=True)
         instructions = find_task(task).instructions[::-1]

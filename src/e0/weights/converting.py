@@ -7,9 +7,10 @@ needs JAX, orbax or the dead tensors of the original.
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save_file
@@ -49,15 +50,25 @@ def convert_weights(
     policy = matching_policy(source, preset)
     _, report = match_weights(policy, source)
     text = None if tokenizer is None else TextTokenizer(tokenizer)
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write(_wanted(source, report), partial, shard_bytes)
-    (partial / REPORT).write_text(json.dumps(report.to_json(), indent=1))
-    if text is not None:
-        text.save(partial)
-    partial.rename(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # A directory of its own, so that two imports don't meet; a kill leaves it.
+    with TemporaryDirectory(prefix=f"{output.name}.partial-", dir=output.parent) as partial:
+        draft = Path(partial, output.name)
+        draft.mkdir()
+        _write(_wanted(source, report), draft, shard_bytes)
+        (draft / REPORT).write_text(json.dumps(report.to_json(), indent=1))
+        if text is not None:
+            text.save(draft)
+        _place(draft, output)
     return report
+
+
+def _place(draft: Path, output: Path) -> None:
+    """Rename a finished directory, after its files are on the disk."""
+    for file in draft.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    draft.rename(output)
 
 
 def matching_policy(source: Source, preset: str | None) -> Policy:

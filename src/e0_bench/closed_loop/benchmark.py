@@ -7,10 +7,9 @@ so differences are judged in pairs. `DIR/benchmark.json` says what is being meas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,20 @@ from e0_bench.closed_loop.episodes import (
     changed_options,
 )
 from e0_bench.closed_loop.figures import calibration_figure, success_figure
-from e0_bench.closed_loop.runner import Assignment, RunnerSettings, episode_pool, evaluate
+from e0_bench.closed_loop.runner import (
+    EPISODE_SECONDS,
+    Assignment,
+    EpisodeError,
+    RunnerSettings,
+    comparable_jobs,
+    episode_pool,
+    evaluate,
+    told_lost,
+)
 from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, summarize
-from e0_bench.files import write_json, write_text
+from e0_bench.files import read_json, write_json, write_text
+from e0_maniskill.locks import own_directory
 
 
 class BenchmarkSettingsError(ValueError):
@@ -79,6 +88,8 @@ class BenchmarkSettings:
     """Episodes of each control: the first ones of each task, at most all."""
     workers: int = 2
     """Processes."""
+    episode_seconds: float = EPISODE_SECONDS
+    """An episode that takes longer is taken to hang: it is tried once more, and then left out."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "control_episodes", "workers"):
@@ -89,6 +100,10 @@ class BenchmarkSettings:
         if self.denoising_steps is not None and self.denoising_steps < 1:
             raise BenchmarkSettingsError(
                 f"denoising_steps must be at least 1, not {self.denoising_steps}"
+            )
+        if not self.episode_seconds > 0:
+            raise BenchmarkSettingsError(
+                f"episode_seconds must be positive: {self.episode_seconds}"
             )
         if not 0 <= self.seed <= 2**31 - self.episodes:
             raise BenchmarkSettingsError(f"seeds must lie in [0, 2^31), the first is {self.seed}")
@@ -126,27 +141,41 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     `out/summary.json` beside `table.md`, `success.png`, `camera_shift.png` (where cameras were
     moved) and `calibration.png` (where a policy has an entropy).
 
+    An episode that fails to run, because its process dies or hangs, is left out for all policies
+    and named in the summary; the next run tries it again.
+
     Raises UnknownEnvironmentError, BenchmarkCheckpointError or BenchmarkSettingsError for what
-    cannot be run, BenchmarkMismatchError or EpisodeLogError if `out` holds something else, and
-    EpisodeError if an episode fails; finished episodes are kept in any case.
+    cannot be run, BenchmarkMismatchError or EpisodeLogError if `out` holds something else,
+    DirectoryInUseError if another process works on it, and EpisodeError if an episode ends in an
+    error or none of a kind can be run; finished episodes are kept in any case.
     """
-    record, names, episodes = _measure(settings)
-    labels = list(dict.fromkeys(episode.policy for episode in episodes))
-    summary = {"benchmark": record} | summarize(episodes, labels, names, settings.controls)
-    _write_results(settings.out, summary)
+    with own_directory(settings.out):
+        record, names, episodes, lost = _measure(settings)
+        labels = list(dict.fromkeys(episode.policy for episode in episodes))
+        summary = {"benchmark": record} | summarize(episodes, labels, names, settings.controls)
+        if lost:
+            summary["failed_to_run"] = [
+                asdict(job) | {"why": lost[job]} for job in sorted(lost, key=astuple)
+            ]
+        _write_results(settings.out, summary)
     return summary
 
 
 def read_episodes(settings: BenchmarkSettings) -> list[EpisodeResult]:
-    """The episodes of a benchmark that its settings ask for; those that are missing are run, and
-    raise what `run_benchmark` raises."""
-    return _measure(settings)[2]
+    """All episodes of a benchmark that its settings ask for; those that are missing are run, and
+    raise what `run_benchmark` raises, and EpisodeError if one fails to run."""
+    with own_directory(settings.out):
+        _, _, episodes, lost = _measure(settings)
+    if lost:
+        raise EpisodeError(told_lost(lost))
+    return episodes
 
 
 def _measure(
     settings: BenchmarkSettings,
-) -> tuple[dict[str, Any], list[str], list[EpisodeResult]]:
-    """Run what is missing; the record, the names of all tasks, and the episodes asked for."""
+) -> tuple[dict[str, Any], list[str], list[EpisodeResult], dict[EpisodeJob, str]]:
+    """Run what is missing; the record, the names of all tasks, the episodes asked for as far as all
+    policies have them, and what failed to run."""
     for task in settings.tasks:
         for control in ("none", *settings.controls):
             settings.environment.changed(changed_options(control)).config(task)
@@ -154,21 +183,22 @@ def _measure(
     checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))
     _check_denoising_steps(settings, checkpoints)
     record = _extended_record(settings, checkpoints, recorded)
-    with EpisodeLog(settings.out / "episodes.jsonl") as log:
-        _check_log(log, recorded)
-        jobs = _jobs(settings, checkpoints, record)
-        if jobs is None or any(job not in log.results for job in jobs):
-            with episode_pool(settings.environment, settings.workers) as pool:
-                offers = _offers(settings, checkpoints, pool)
-                record["tasks"] |= {task: [o.name for o in offers[task]] for task in offers}
-                write_json(settings.out / "benchmark.json", record)
-                jobs = _jobs(settings, checkpoints, record)
-                assert jobs is not None
-                assignments = _assignments(settings, checkpoints, jobs, offers, log)
-                evaluate(assignments, log, pool, description="Episodes")
-        episodes = [log.results[job] for job in jobs]
+    log = EpisodeLog(settings.out / "episodes.jsonl")
+    _check_log(log, recorded)
+    lost: dict[EpisodeJob, str] = {}
+    jobs = _jobs(settings, checkpoints, record)
+    if jobs is None or any(job not in log.results for job in jobs):
+        with episode_pool(settings.environment, settings.workers, settings.episode_seconds) as pool:
+            offers = _offers(settings, checkpoints, pool)
+            record["tasks"] |= {task: [o.name for o in offers[task]] for task in offers}
+            write_json(settings.out / "benchmark.json", record)
+            jobs = _jobs(settings, checkpoints, record)
+            assert jobs is not None
+            assignments = _assignments(settings, checkpoints, jobs, offers, log)
+            lost = evaluate(assignments, log, pool, description="Episodes")
+    episodes = [log.results[job] for job in comparable_jobs(jobs, lost)]
     names = [name for task in settings.tasks for name in record["tasks"][task]]
-    return record, names, episodes
+    return record, names, episodes, lost
 
 
 def _write_results(out: Path, summary: dict[str, Any]) -> None:
@@ -189,7 +219,7 @@ def _read_record(out: Path) -> dict[str, Any]:
     path, episodes = out / "benchmark.json", out / "episodes.jsonl"
     if path.exists():
         try:
-            record = json.loads(path.read_text())
+            record = read_json(path)
             return {key: record[key] for key in ("environment", "seed", "denoising_steps")} | {
                 key: dict(record[key]) for key in ("policies", "tasks")
             }
@@ -273,7 +303,7 @@ def _jobs(
 
 
 def _offers(
-    settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint], pool: ProcessPoolExecutor
+    settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint], pool: Executor
 ) -> dict[str, list[Offer]]:
     """What the environments of each task give, after checking that every policy can use it."""
     futures = {

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from e0_bench.files import read_json
+
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
 
@@ -229,7 +231,7 @@ def check_fit(
 
 
 def _rename_map(directory: Path) -> dict[str, str]:
-    steps = json.loads((directory / "policy_preprocessor.json").read_text())["steps"]
+    steps = read_json(directory / "policy_preprocessor.json")["steps"]
     maps = [step.get("config", {}).get("rename_map", {}) for step in steps]
     return {old: new for names in maps for old, new in names.items()}
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from e0_maniskill.files import append_line, beside, write_bytes
 
 INPUT_CONTROLS = ("blackout", "instruction")
 
 
 class EpisodeLogError(ValueError):
-    """A log of episodes that is damaged, belongs to something else, or is in use."""
+    """A file that is no log of episodes."""
 
 
 @dataclass(frozen=True)
@@ -108,68 +110,64 @@ def _is(value: Any, kind: type) -> bool:
 class EpisodeLog:
     """JSON lines, one for each finished episode, written as it finishes.
 
-    While it is open, the file is locked. A last line that a kill cut short is left out, and the
-    next result takes its place, so its episode runs again.
+    One process at a time may have it, which its directory's owner sees to. A last line that a kill
+    cut short is left out, and the next result takes its place, so its episode runs again. So do the
+    episodes of other lines that are damaged, or that tell of an episode once more: with the next
+    result these lines go into a file beside, `NAME.bad`.
 
-        with EpisodeLog(path) as log:
-            log.results        # job -> result
-            log.append(result)
+        log = EpisodeLog(path)
+        log.results        # job -> result
+        log.append(result)
     """
 
     def __init__(self, path: Path) -> None:
+        """Raises EpisodeLogError if the file holds lines and none of them is an episode's."""
         self.path = path
         self.results: dict[EpisodeJob, EpisodeResult] = {}
-
-    def __enter__(self) -> EpisodeLog:
-        """Raises EpisodeLogError if the file is in use, or holds anything but episodes."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = self.path.open("a+b")
-        try:
-            self._lock()
-            self._file.seek(0)
-            content = self._file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            self.results = self._parse(whole)
-            self._length = len(whole)
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._good: list[bytes] = []
+        self._bad: list[bytes] = []
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        complaints = [
+            f"line {number}: {complaint}"
+            for number, line in enumerate(whole.splitlines(keepends=True), 1)
+            if (complaint := self._take(line))
+        ]
+        if complaints and not self._good:
+            raise EpisodeLogError(f"{path} is no log of episodes ({complaints[0]}); move it away")
+        if complaints:
+            logging.warning(
+                "%s has lines that cannot be used (%s); these episodes run again, and the lines "
+                "are then kept in %s",
+                *(path, "; ".join(complaints), self._aside),
+            )
+        self._mended = len(whole) == len(content) and not self._bad
 
     def append(self, result: EpisodeResult) -> None:
-        """Keep a result: in the file before this returns."""
-        line = result.to_json().encode() + b"\n"
-        self._file.truncate(self._length)
-        self._file.write(line)
-        self._file.flush()
-        self._length += len(line)
+        """Keep a result: on the disk before this returns."""
+        if not self._mended:
+            if self._bad:
+                earlier = self._aside.read_bytes() if self._aside.exists() else b""
+                write_bytes(self._aside, earlier + b"".join(self._bad))
+            write_bytes(self.path, b"".join(self._good))
+            self._mended = True
+        append_line(self.path, result.to_json())
         self.results[result.job] = result
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EpisodeLogError(
-                f"another process is writing {self.path}; wait for it or end it"
-            ) from error
+    @property
+    def _aside(self) -> Path:
+        return beside(self.path, ".bad")
 
-    def _parse(self, content: bytes) -> dict[EpisodeJob, EpisodeResult]:
-        results: dict[EpisodeJob, EpisodeResult] = {}
-        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
-            try:
-                result = EpisodeResult.from_json(line)
-            except ValueError as error:
-                raise EpisodeLogError(
-                    f"{self.path} holds a line that is not an episode's result (line {number}: "
-                    f"{error}); move the file away to run its episodes anew"
-                ) from error
-            if result.job in results:
-                raise EpisodeLogError(
-                    f"{self.path} holds an episode twice (line {number}: {result.job}); remove one "
-                    "of the lines"
-                )
-            results[result.job] = result
-        return results
+    def _take(self, line: bytes) -> str | None:
+        """Take in a line; what is wrong with it if it is a bad one."""
+        try:
+            result = EpisodeResult.from_json(line.decode())
+        except ValueError as error:
+            self._bad.append(line)
+            return str(error)
+        if result.job in self.results:
+            self._bad.append(line)
+            return f"{result.job} once more"
+        self._good.append(line)
+        self.results[result.job] = result
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from e0_bench.figure_style import COLOURS, FAINT, INK, STYLE
+from e0_bench.figure_style import COLOURS, FAINT, INK, STYLE, save_figure
 from e0_bench.statistics import Rate
 
 MARKERS = {"none": "o", "blackout": "s", "instruction": "D"}
@@ -54,7 +53,7 @@ def success_figure(summary: dict[str, Any], path: Path) -> None:
         axes.set_ylim(gap * len(tasks) - 1.3, -0.7)
         _percent_axis(axes)
         _legends(figure, policies, controls)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def calibration_figure(summary: dict[str, Any], path: Path) -> None:
@@ -79,7 +78,7 @@ def calibration_figure(summary: dict[str, Any], path: Path) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         columns = 3 if len(panels) > 1 else 1
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _areas(scores: dict[str, dict[str, Any]]) -> str:
@@ -157,9 +156,3 @@ def _legends(figure: Figure, policies: list[str], controls: list[str]) -> None:
             for control in controls
         ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    figure.savefig(draft, format="png", dpi=160)
-    os.replace(draft, path)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,10 @@ from tqdm import tqdm
 
 from e0_bench.closed_loop.environments import Environment, EnvironmentSettings, open_environment
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult, changed_options
+from e0_maniskill.files import file_name, write_bytes
+from e0_maniskill.processes import WorkerLostError
+
+EPISODE_SECONDS = 1800.0  # loading the policy included; what takes longer is taken to hang
 
 
 class EpisodeError(RuntimeError):
@@ -230,50 +233,85 @@ def _told(assignment: Assignment, right: str) -> str | None:
 
 
 @contextmanager
-def episode_pool(environment: EnvironmentSettings, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes for episodes in this environment, of one thread each, that end with this one."""
+def episode_pool(
+    environment: EnvironmentSettings, workers: int, episode_seconds: float = EPISODE_SECONDS
+) -> Iterator[Executor]:
+    """Processes for episodes in this environment, of one thread each, that end with this one, or
+    when they are still at one episode after so many seconds."""
     from e0_maniskill.collection import CollectionSettings, worker_pool
 
     state_only = environment.type != "maniskill" or getattr(
         environment.config(), "state_only", True
     )
-    with worker_pool(workers, CollectionSettings(state_only=state_only)) as pool:
+    settings = CollectionSettings(state_only=state_only)
+    with worker_pool(workers, settings, episode_seconds) as pool:
         yield pool
 
 
 def evaluate(
     assignments: Sequence[Assignment],
     log: EpisodeLog,
-    pool: ProcessPoolExecutor,
+    pool: Executor,
     *,
     description: str = "Evaluating",
-) -> None:
+) -> dict[EpisodeJob, str]:
     """Run the episodes that the log does not hold yet, into the log, with a progress bar.
 
-    Raises EpisodeError naming the episode that failed; finished ones are kept.
+    Returns those that failed to run, with the reason: their processes died or hung, twice. They say
+    nothing of the policy, and are not in the log. Raises EpisodeError naming an episode that ended
+    in an error; finished ones are kept.
     """
     wanted = {assignment.job: assignment for assignment in assignments}
     missing = [wanted[job] for job in wanted if job not in log.results]
     done = len(wanted) - len(missing)
     succeeded = sum(log.results[job].success for job in wanted if job in log.results)
     futures = {pool.submit(_run, assignment): assignment.job for assignment in missing}
+    lost: dict[EpisodeJob, str] = {}
     with tqdm(total=len(wanted), initial=done, desc=description, unit="episode") as bar:
         for future in as_completed(futures):
-            result = _result_of(future, futures[future])
+            job = futures[future]
+            try:
+                result = _result_of(future, job)
+            except WorkerLostError as error:
+                lost[job] = str(error)
+                bar.write(f"{job} failed to run: {error}")
+                continue
             log.append(result)
             done, succeeded = done + 1, succeeded + result.success
             bar.set_postfix_str(f"{succeeded} of {done} succeeded", refresh=False)
             bar.update()
+    return lost
+
+
+def told_lost(lost: Mapping[EpisodeJob, str]) -> str:
+    """A sentence on the episodes that failed to run."""
+    job, reason = next(iter(lost.items()))
+    return (
+        f"{len(lost)} of the episodes failed to run, such as {job}: {reason}. Finished ones are "
+        "kept; the same command tries these again, perhaps with fewer --workers"
+    )
+
+
+def comparable_jobs(jobs: Sequence[EpisodeJob], lost: Mapping[EpisodeJob, str]) -> list[EpisodeJob]:
+    """The episodes that no policy failed to run; without one as usual its controls say nothing.
+
+    Raises EpisodeError if a task under a control is left without any."""
+    gone = {(job.task, job.seed, job.control) for job in lost}
+    kept = [
+        job
+        for job in jobs
+        if not gone & {(job.task, job.seed, control) for control in ("none", job.control)}
+    ]
+    if {(j.task, j.control) for j in kept} != {(j.task, j.control) for j in jobs}:
+        raise EpisodeError(told_lost(lost))
+    return kept
 
 
 def _result_of(future: Any, job: EpisodeJob) -> EpisodeResult:
     try:
         return future.result()
-    except BrokenProcessPool as error:
-        raise EpisodeError(
-            f"a worker process died around {job}, perhaps for want of memory; finished episodes "
-            "are kept, fewer --workers may help"
-        ) from error
+    except WorkerLostError:
+        raise
     except Exception as error:
         raise EpisodeError(f"{job} failed: {type(error).__name__}: {error}") from error
 
@@ -297,12 +335,15 @@ def _run(assignment: Assignment) -> EpisodeResult:
 def clip_path(directory: Path, job: EpisodeJob) -> Path:
     """Where the clip of an episode is kept."""
     control = "" if job.control == "none" else f"-{job.control}"
-    return directory / f"{job.task}-{job.seed}{control}.webp"
+    return directory / (file_name(f"{job.task}-{job.seed}{control}", "the clip") + ".webp")
 
 
 def _save_clip(frames: list[np.ndarray], path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(frame) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0, quality=70)
+    content = io.BytesIO()
+    images[0].save(
+        content, "WEBP", save_all=True, append_images=images[1:], duration=100, loop=0, quality=70
+    )
+    write_bytes(path, content.getvalue())

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from e0_bench.closed_loop.camera_shifts import along, moved_axes, shift_of
-from e0_bench.figure_style import COLOURS, FAINT, STYLE
+from e0_bench.figure_style import COLOURS, FAINT, STYLE, save_figure
 
 LABELS = {
     "azimuth": "azimuth, degrees",
@@ -64,8 +64,7 @@ def shift_figure(
         handles, labels = grid[0][0].get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
         figure.legend(once.values(), once.keys(), loc="outside upper center", ncols=3, fontsize=8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160)
+        save_figure(figure, path)
 
 
 def _line(

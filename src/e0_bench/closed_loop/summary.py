@@ -261,6 +261,8 @@ def markdown(summary: dict[str, Any]) -> str:
         parts += [_comparison_table(controls, columns), COMPARISON_NOTE]
     if summary["calibration"]:
         parts += ["## Does entropy foretell failure?", _calibration_table(summary), AUC_NOTE]
+    if "failed_to_run" in summary:
+        parts.append(_failed_to_run(summary["failed_to_run"]))
     for policy, facts in summary["policies"].items():
         if facts["clipped_share"] > 0:
             parts.append(
@@ -288,6 +290,11 @@ AUC_NOTE = (
     "chance), with 95 % bootstrap interval. Failed episodes run longer, so only the start, the "
     "chunks that every episode of the task has, foretells."
 )
+
+
+def _failed_to_run(episodes: Sequence[dict[str, Any]]) -> str:
+    names = "; ".join("{policy}, {task}, {seed}, {control} ({why})".format(**e) for e in episodes)
+    return f"Failed to run, and left out for all policies (policy, task, seed, control): {names}."
 
 
 def _shift_tables(summary: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from e0_bench.files import read_json, write_json
 
 SEED = 0
 BATCH = 64
@@ -45,6 +48,19 @@ def action_error(checkpoint: Path, dataset: Path, description: str = "") -> dict
         "codes": float(torch.cat(code_errors).mean()),
         "frames": len(frames),
     }
+
+
+def kept_action_error(
+    checkpoint: Path, dataset: Path, kept: Path, description: str = ""
+) -> dict[str, float]:
+    """`action_error` of these weights, from the file where it is kept, or measured and kept."""
+    with (checkpoint / "model.safetensors").open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    if kept.exists() and (known := read_json(kept))["weights"] == digest:
+        return known["error"]
+    error = action_error(checkpoint, dataset, description)
+    write_json(kept, {"weights": digest, "error": error})
+    return error
 
 
 def _errors(found: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:

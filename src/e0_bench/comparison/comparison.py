@@ -1,13 +1,13 @@
 """From a recipe to measured policies: same demonstrations, same training, same episodes.
 
 Every phase is skipped where its result is there and resumed where it was cut short. The output
-holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `benchmark` and `comparison.json`; where a
-policy is trained with several seeds, LABEL is POLICY-SEED.
+holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `errors/LABEL.json` (on what is held
+out), `benchmark` and `comparison.json`; where a policy is trained with several seeds, LABEL is
+POLICY-SEED.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +19,12 @@ import tyro
 
 from e0_bench.closed_loop.benchmark import BenchmarkSettings, read_episodes, run_benchmark
 from e0_bench.closed_loop.summary import markdown, summarize
-from e0_bench.comparison.action_error import action_error
+from e0_bench.comparison.action_error import kept_action_error
 from e0_bench.comparison.recipe import Recipe, Training, differences, read_recipe
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
-from e0_bench.files import write_json, write_text
+from e0_bench.files import read_json, write_json, write_text
 from e0_bench.training_run import local_training, train
+from e0_maniskill.locks import own_directory
 
 
 class ComparisonMismatchError(ValueError):
@@ -52,10 +53,15 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     trainings where there are several of a policy.
 
     Raises RecipeError for a recipe that cannot be carried out, ComparisonMismatchError if the
-    output is of another one, and what collecting, training and measuring raise; whatever was
-    finished stays.
+    output is of another one, DirectoryInUseError if another process works on it, and what
+    collecting, training and measuring raise; whatever was finished stays.
     """
     recipe, output = read_recipe(settings.recipe), settings.directory
+    with own_directory(output):
+        return _run_comparison(settings, recipe, output)
+
+
+def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) -> dict[str, Any]:
     _remember(recipe, output)
     _collect(recipe, output / "dataset", recipe.dataset, settings.workers)
     held_out = {"tasks": recipe.dataset["tasks"], **recipe.held_out}
@@ -63,7 +69,12 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     checkpoints = _train_all(recipe, output, settings.workers)
     policies = {
         label: _cost(output / "train" / label, checkpoint)
-        | action_error(checkpoint, output / "held_out", f"Held-out error of {label}")
+        | kept_action_error(
+            checkpoint,
+            output / "held_out",
+            output / "errors" / f"{label}.json",
+            f"Held-out error of {label}",
+        )
         for label, checkpoint in checkpoints.items()
     }
     summary = run_benchmark(_benchmark(recipe, output, checkpoints, settings.workers))
@@ -113,7 +124,7 @@ def _remember(recipe: Recipe, output: Path) -> None:
     path = output / "recipe.json"
     known: dict[str, Any] = {}
     if path.exists():
-        known = json.loads(path.read_text())
+        known = read_json(path)
         different = differences(known, recipe)
         if different:
             raise ComparisonMismatchError(

@@ -28,12 +28,14 @@ from typing import Any
 
 from e0_bench.closed_loop.benchmark import BenchmarkSettings
 from e0_bench.training_run import check_training, local_training
+from e0_maniskill.files import FileNameError, file_name
 
 OPTIONAL = ("pretraining", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
 DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps", "depth")
 HELD_OUT_KEYS = ("episodes", "seed")
 NOT_OF_LOOP = ("policy", "seeds")
+OF_THE_RUN = ("output_dir", "resume")  # where a training writes and goes on is not the recipe's
 AUGMENTATIONS = ("viewpoint_augmentation", "standard_augmentation")
 OF_THE_COMPARISON = ("checkpoints", "labels", "out", "env", "env_options", "workers")
 
@@ -117,12 +119,13 @@ def read_recipe(path: Path) -> Recipe:
         recipe = Recipe(**data)
         _check_sections(recipe)
         for label in recipe.policies:
+            file_name(label, "the policy's label")
             _check_policy(recipe, f"[policies.{label}]", recipe.policy(label))
             if recipe.pretraining is not None:
                 _check_policy(recipe, "[pretraining.policy]", recipe.pretrained_policy(label))
                 _check_prefix(recipe, label)
         _check_seeds(recipe)
-    except RecipeError as error:
+    except (RecipeError, FileNameError) as error:
         raise RecipeError(f"{path}: {error}") from None
     return recipe
 
@@ -139,6 +142,9 @@ def _check_sections(recipe: Recipe) -> None:
     _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
         _require_count("[training]", recipe.training, name)
+    for name in OF_THE_RUN:
+        if name in recipe.training:
+            raise RecipeError(f"[training] must not set {name}: `e0 compare` does")
     _check_training_seeds(recipe.training)
     if recipe.pretraining is not None:
         _require_keys("[pretraining]", recipe.pretraining, ("steps", "policy", "augmented"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from e0_bench.closed_loop.runner import Runner
-from e0_bench.files import write_json
+from e0_bench.files import read_json, write_json
 
 
 class Phases:
@@ -18,7 +17,7 @@ class Phases:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
@@ -38,7 +37,7 @@ class PeakMemory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.megabytes: float = json.loads(path.read_text()) if path.exists() else 0.0
+        self.megabytes: float = read_json(path) if path.exists() else 0.0
 
     def __enter__(self) -> PeakMemory:
         self._stop = threading.Event()

@@ -13,13 +13,22 @@ from typing import Any
 
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult
-from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings, episode_pool, evaluate
+from e0_bench.closed_loop.runner import (
+    Assignment,
+    EpisodeError,
+    Runner,
+    RunnerSettings,
+    episode_pool,
+    evaluate,
+    told_lost,
+)
 from e0_bench.demo.costs import PeakMemory, Phases, chunk_latency
 from e0_bench.demo.report_content import write_demo_report
 from e0_bench.demo.settings import EVALUATION_SEED, TRAINING_SEED, DemoSettings
-from e0_bench.files import write_json
+from e0_bench.files import read_json, write_json
 from e0_bench.statistics import format_rate
 from e0_bench.training_run import local_training, train
+from e0_maniskill.locks import own_directory
 
 HORIZON = 8  # steps of 50 ms; the tasks take 15 to 25
 
@@ -31,14 +40,23 @@ class DemoMismatchError(ValueError):
 def run_demo(settings: DemoSettings) -> dict[str, Any]:
     """Run what is missing of the demo; return (and keep) `results.json`.
 
-    Raises DemoMismatchError if the output directory was begun with other settings, RuntimeError if
-    the training fails (with the end of its log).
+    Raises DemoMismatchError if the output directory was begun with other settings,
+    DirectoryInUseError if another process works on it, RuntimeError if the training fails (with the
+    end of its log).
     """
+    with own_directory(settings.output):
+        return _run_demo(settings)
+
+
+def _run_demo(settings: DemoSettings) -> dict[str, Any]:
     from e0_maniskill import rendering_available
 
     renders, reason = rendering_available()
     if not renders:
-        print(f"No renderer: {reason}\nGoing on state-only: the policy will see no images.")
+        print(
+            f"No renderer: {reason}\nGoing on state-only: the policy will see no images, learns "
+            "without noise on its state, and is not tested with black images."
+        )
     _remember_settings(settings, state_only=not renders)
     phases = Phases(settings.output / "phases.json")
     with PeakMemory(settings.output / "memory.json") as memory:
@@ -65,7 +83,7 @@ def _remember_settings(settings: DemoSettings, state_only: bool) -> None:
     for key in ("output", "workers"):  # these change no result
         current.pop(key)
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         different = [key for key in current if before.get(key) != current[key]]
         if different:
             raise DemoMismatchError(
@@ -129,11 +147,13 @@ def _evaluate(settings: DemoSettings, checkpoint: Path, state_only: bool) -> lis
         for task in settings.tasks
         for number in range(count)
     ]
-    with EpisodeLog(settings.output / "evaluation" / "episodes.jsonl") as log:
-        if any(job not in log.results for job in jobs):
-            with episode_pool(runner.environment, settings.workers) as pool:
-                evaluate([Assignment(job, runner) for job in jobs], log, pool)
-        return [log.results[job] for job in jobs]
+    log = EpisodeLog(settings.output / "evaluation" / "episodes.jsonl")
+    if any(job not in log.results for job in jobs):
+        with episode_pool(runner.environment, settings.workers) as pool:
+            lost = evaluate([Assignment(job, runner) for job in jobs], log, pool)
+        if lost:
+            raise EpisodeError(told_lost(lost))
+    return [log.results[job] for job in jobs]
 
 
 def _results(

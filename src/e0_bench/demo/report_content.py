@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +11,7 @@ from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult
 from e0_bench.closed_loop.runner import Runner, clip_path
 from e0_bench.demo.report import Clip, Report, success_figure, write_report
 from e0_bench.demo.settings import DemoSettings
+from e0_bench.files import read_json
 
 PACKAGES = ("lerobot_policy_e0", "torch", "lerobot", "mani_skill", "sapien", "gymnasium", "numpy")
 
@@ -39,7 +39,7 @@ def write_demo_report(
         entropy={task: [e.entropy for e in rows] for task, rows in by_task.items()},
         entropy_outcomes={task: [e.success for e in rows] for task, rows in by_task.items()},
         clips=_clips(seeing, runner.settings.clips),
-        settings=json.loads((settings.output / "settings.json").read_text()),
+        settings=read_json(settings.output / "settings.json"),
         versions=_versions(),
     )
     write_report(settings.output / "report.html", report)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
-from e0_bench.figure_style import COLOURS, STYLE
+from e0_bench.figure_style import COLOURS, STYLE, save_figure
 from e0_bench.token_lab.results import Row
 from e0_bench.token_lab.settings import WITHOUT_STEPS
 
@@ -98,8 +98,7 @@ def draw_figure(rows: Sequence[Row], settings: dict[str, Any], path: Path) -> No
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
         figure.legend(handles.values(), handles.keys(), loc="outside right center")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160)
+        save_figure(figure, path)
 
 
 def _draw_lines(axes: Axes, rows: Sequence[Row], metric: str, label: str, look: Any) -> None:

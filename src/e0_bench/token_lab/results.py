@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from e0_bench.files import write_json
+from e0_bench.files import read_json, write_json
 from e0_bench.token_lab.settings import LabSettings, Run
 
 Row = dict[str, Any]
@@ -28,7 +27,7 @@ class ResultsFile:
         self.settings = settings.as_json()
         self.rows: list[Row] = []
         if path.exists():
-            stored = json.loads(path.read_text())
+            stored = read_json(path)
             if stored["settings"] != self.settings:
                 raise OtherSettingsError(
                     f"{path} was made with {_differences(stored['settings'], self.settings)}: "

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from e0_bench.token_lab.measure import execute
 from e0_bench.token_lab.results import ResultsFile, Row
 from e0_bench.token_lab.settings import LabSettings, Run
+from e0_maniskill.processes import end_with_parent
 
 _finished_steps: Synchronized | None = None  # of all workers together; set in each by _start_worker
 
@@ -62,6 +63,9 @@ def _executed(
 def _start_worker(counter: Synchronized) -> None:
     global _finished_steps
     _finished_steps = counter
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    end_with_parent(parent.pid)
     torch.set_num_threads(1)
 
 

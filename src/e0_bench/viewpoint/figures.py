@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -10,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from e0_bench.figure_style import STYLE
-from e0_bench.files import write_bytes
+from e0_bench.figure_style import STYLE, save_figure
 from e0_bench.viewpoint.truth import HOME, METHODS, SHIFTS, views, warped
 from e0_maniskill import CameraShift
 
@@ -40,9 +38,7 @@ def draw_strips(task: str, seed: int, steps: int, path: Path) -> None:
             for axes, picture in zip(row, every, strict=True):
                 _show(axes, picture)
             row[0].set_ylabel(_name(shift), fontsize=8)
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-    write_bytes(path, buffer.getvalue())
+        save_figure(figure, path, dpi=110)
 
 
 def _show(axes: Axes, picture: Tensor) -> None:

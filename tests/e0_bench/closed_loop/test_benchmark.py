@@ -1,8 +1,9 @@
 """The benchmark runner: the same episodes for every policy, kept through kills and extensions."""
 
 import json
+import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ from e0_bench.closed_loop.benchmark import (
     BenchmarkMismatchError,
     BenchmarkSettings,
     BenchmarkSettingsError,
+    read_episodes,
     run_benchmark,
 )
 from e0_bench.closed_loop.checkpoints import BenchmarkCheckpointError
 from e0_bench.closed_loop.environments import UnknownEnvironmentError
-from e0_bench.closed_loop.episodes import EpisodeLogError, EpisodeResult
+from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLogError, EpisodeResult
+from e0_bench.closed_loop.runner import EpisodeError, comparable_jobs
+from e0_maniskill import locks
+from e0_maniskill.processes import WorkerLostError
 
 PUSH, PICK = "PushCube-v1", "PickCube-v1"
 OPTIONS = ("proprioception=compact", "state_only=true", "episode_length=5")
@@ -118,6 +123,60 @@ def test_killed_run_goes_on_and_may_be_extended(
     }
 
 
+class LosingPool(ThreadPoolExecutor):
+    """Loses an episode as a process that hangs does."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        job = getattr(args[0], "job", None)
+        if job is not None and (job.policy, job.seed) == ("act", 900_002):
+            lost: Future[Any] = Future()
+            lost.set_exception(WorkerLostError("it hung"))
+            return lost
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_an_episode_that_fails_to_run_is_no_failure_of_its_policy(
+    settings: BenchmarkSettings,
+    summary: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(settings.out, out)
+    monkeypatch.setattr(benchmark, "episode_pool", lambda *_: LosingPool(1))
+    more = replace(settings, out=out, episodes=3, tasks=(PUSH,), controls=())
+    found = run_benchmark(more)
+    assert {(row["policy"], row["episodes"]) for row in found["rates"]} == {("e0", 2), ("act", 2)}
+    assert found["comparisons"][0]["n"] == 2
+    told = {"policy": "act", "task": PUSH, "seed": 900_002, "control": "none", "why": "it hung"}
+    assert found["failed_to_run"] == [told]
+    assert json.loads((out / "summary.json").read_text()) == found
+    assert "act, PushCube-v1, 900002, none (it hung)" in (out / "table.md").read_text()
+    assert not any((r.policy, r.seed) == ("act", 900_002) for r in episodes(out))
+    with pytest.raises(EpisodeError, match=r"1 of the episodes failed to run, such as .*900002"):
+        read_episodes(more)
+    alone = replace(more, out=tmp_path / "alone", seed=900_002, episodes=1)
+    with pytest.raises(EpisodeError, match="failed to run"):
+        run_benchmark(alone)
+    monkeypatch.setattr(benchmark, "episode_pool", lambda *_: ThreadPoolExecutor(1))
+    again = run_benchmark(more)
+    assert {(row["policy"], row["episodes"]) for row in again["rates"]} == {("e0", 3), ("act", 3)}
+    assert "failed_to_run" not in again
+
+
+def test_an_episode_is_comparable_where_all_policies_ran_it_also_as_usual() -> None:
+    jobs = [
+        EpisodeJob(policy, PUSH, seed, control)
+        for policy in ("a", "b")
+        for seed in (1, 2, 3)
+        for control in ("none", "blackout")
+    ]
+    lost = {EpisodeJob("a", PUSH, 1): "", EpisodeJob("b", PUSH, 2, "blackout"): ""}
+    kept = {(job.policy, job.seed, job.control) for job in comparable_jobs(jobs, lost)}
+    by_both = {(2, "none"), (3, "none"), (3, "blackout")}
+    assert kept == {(policy, *rest) for policy in ("a", "b") for rest in by_both}
+
+
 def test_finished_run_runs_nothing(
     settings: BenchmarkSettings, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,12 +225,25 @@ def test_foreign_episodes_are_refused_and_left_alone(
     with pytest.raises(BenchmarkMismatchError, match=r"an episode of another run .*stranger"):
         run_benchmark(replace(settings, out=out))
     assert (out / "episodes.jsonl").read_text().endswith('{"cut')
-    (out / "episodes.jsonl").write_text(own[:50] + "\n" + own)
+    (out / "episodes.jsonl").write_text(own[:50] + "\n")
     with pytest.raises(EpisodeLogError, match="line 1"):
         run_benchmark(replace(settings, out=out))
+    (out / "episodes.jsonl").write_text(own[:50] + "\n" + own)
+    assert run_benchmark(replace(settings, out=out))["rates"] == summary["rates"]
     (out / "benchmark.json").write_text("[]")
     with pytest.raises(BenchmarkMismatchError, match="does not describe a benchmark"):
         run_benchmark(replace(settings, out=out))
+
+
+def test_a_second_benchmark_in_the_directory_is_refused(
+    settings: BenchmarkSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+    with (
+        locks.own_directory(tmp_path),
+        pytest.raises(locks.DirectoryInUseError, match=f"process {os.getpid()} on .* {tmp_path}"),
+    ):
+        run_benchmark(replace(settings, out=tmp_path))
 
 
 def test_what_cannot_run_is_said_before_an_episode_runs(
@@ -195,8 +267,7 @@ def test_what_cannot_run_is_said_before_an_episode_runs(
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             run_benchmark(replace(new, **change))
-    assert [path.name for path in new.out.iterdir()] == ["episodes.jsonl"]
-    assert (new.out / "episodes.jsonl").read_text() == ""
+    assert not new.out.exists()
 
 
 def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_path: Path) -> None:
@@ -219,6 +290,7 @@ def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_p
         ({"episodes": 0}, "episodes must be at least 1, not 0"),
         ({"control_episodes": 0}, "control_episodes"),
         ({"workers": 0}, "workers"),
+        ({"episode_seconds": 0}, "episode_seconds"),
         ({"denoising_steps": 0}, "denoising_steps"),
         ({"seed": -1}, "first is -1"),
         ({"tasks": (PUSH, PUSH)}, "tasks holds a name twice"),
