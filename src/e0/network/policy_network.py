@@ -10,7 +10,6 @@ Shapes: B observations, R noise draws per observation, H steps of a chunk, D act
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from e0.network.action_tokens import ActionTokens, TokenLayout
 from e0.network.language import ByteEmbedding, WordEmbedding
+from e0.network.observation import Observation, require_same, require_well_formed
 from e0.network.presets import ByteShape, Preset
 from e0.network.siglip import SiglipTower
 from e0.network.transformer import (
@@ -32,23 +32,6 @@ from e0.network.transformer import (
     rotation,
 )
 from e0.network.vision import KeypointShape, KeypointTower, resize, sinusoidal
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One batch of observations.
-
-    images: camera name -> (B, 3, height, width) float in [0, 1]; cameras may differ in size.
-    vectors: feature name -> (B, n) float, normalized (proprioception, force, tactile, ...).
-    instruction: indices (B, L) of `encode_instructions` or of `e0.prompts.TextTokenizer`, or None.
-    present: camera name -> (B,) bool, False where an observation lacks that image, which then
-        nothing looks at; a camera that is not named is always there.
-    """
-
-    images: Mapping[str, Tensor]
-    vectors: Mapping[str, Tensor]
-    instruction: Tensor | None = None
-    present: Mapping[str, Tensor] | None = None
 
 
 class Prefix(NamedTuple):
@@ -245,9 +228,9 @@ class PolicyNetwork(nn.Module):
 
     def _embed(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """All prefix tokens (B, P, C) and their mask (B, P)."""
-        _require_same("cameras", self.cameras, observation.images)
-        _require_same("vector features", self.vectors, observation.vectors)
-        _require_well_formed(observation, self.vectors)
+        require_same("cameras", self.cameras, observation.images)
+        require_same("vector features", self.vectors, observation.vectors)
+        require_well_formed(observation, self.vectors)
         parts: list[tuple[Tensor, Tensor]] = []
         if self.tower is not None:
             parts.append(self._embed_images(observation))
@@ -270,7 +253,7 @@ class PolicyNetwork(nn.Module):
             return
         for index, name in enumerate(self.cameras):
             low, high = (bound.item() for bound in torch.aminmax(images[:, index].detach()))
-            if not -0.05 <= low <= high <= 1.05:
+            if low < -0.05 or high > 1.05:  # NaN is for `e0.finite`
                 raise ValueError(
                     f"image {name!r} must lie in [0, 1], got values from {low:.3g} to {high:.3g}: "
                     "divide bytes by 255; ranges of other models must be undone"
@@ -350,33 +333,3 @@ def action_mask(prefix_mask: Tensor, draws: int, earlier: int, order: Tensor) ->
 def module_name(feature: str) -> str:
     """Module names may not hold dots: 'observation.state' -> 'observation_state'."""
     return feature.replace(".", "_")
-
-
-def _require_same(what: str, expected: Sequence[str] | Mapping[str, int], got: Mapping) -> None:
-    if set(expected) != set(got):
-        raise ValueError(
-            f"this policy expects the {what} {sorted(expected)}, the batch has {sorted(got)}; "
-            "rename or add what differs"
-        )
-
-
-def _require_well_formed(observation: Observation, sizes: Mapping[str, int]) -> None:
-    for name, image in observation.images.items():
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(
-                f"image {name!r} must have shape (B, 3, height, width), got {tuple(image.shape)}"
-            )
-        if not image.is_floating_point():
-            raise ValueError(
-                f"image {name!r} must be float in [0, 1], got {image.dtype}: divide it by 255"
-            )
-    unknown = set(observation.present or {}) - set(observation.images)
-    if unknown:
-        raise ValueError(
-            f"`present` names the cameras {sorted(unknown)}, the images are of "
-            f"{sorted(observation.images)}"
-        )
-    for name, size in sizes.items():
-        shape = tuple(observation.vectors[name].shape)
-        if len(shape) != 2 or shape[1] != size:
-            raise ValueError(f"vector feature {name!r} must have shape (B, {size}), got {shape}")
