@@ -206,3 +206,9 @@ def test_a_prompt_preset_cannot_be_told(image_dataset: Path) -> None:
             preset="paligemma_debug",
             viewpoint_augmentation=settings(embedding=True),
         )
+
+
+@pytest.mark.parametrize("numbers", [{"radius": 0.0}, {"azimuth": float("nan")}])
+def test_impossible_movements_are_not_told(numbers: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="finite degrees"):
+        TellViewpoint(**numbers)
