@@ -18,6 +18,7 @@ from lerobot_policy_e0.environment import ManiSkillEnvConfig
 from lerobot_policy_e0.viewpoint import (
     NUMBERS,
     VIEWPOINT,
+    TellViewpoint,
     ViewpointAugmentationStep,
     ViewpointSettings,
 )

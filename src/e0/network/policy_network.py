@@ -9,7 +9,7 @@ Shapes: B observations, R noise draws per observation, H steps of a chunk, D act
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -73,6 +73,7 @@ class PolicyNetwork(nn.Module):
         self.preset, self.layout = preset, layout
         self.cameras, self.vectors = tuple(cameras), dict(vectors)
         self.checkpointing, self._range_is_known = False, False
+        self._compiled: Callable[..., Tensor] | None = None
         width, action_width = preset.prefix.width, preset.suffix.width
         adaptive = preset.time == "adaptive"
         state_width = action_width if preset.state == "suffix" else width
@@ -85,8 +86,12 @@ class PolicyNetwork(nn.Module):
             else None
         )
         self.language = _make_language(preset) if use_instruction else None
+        self._vector_names = module_names(vectors)
         self.vector_projections = nn.ModuleDict(
-            {module_name(name): nn.Linear(size, state_width) for name, size in vectors.items()}
+            {
+                self._vector_names[name]: nn.Linear(size, state_width)
+                for name, size in vectors.items()
+            }
         )
         # The last layer gives only keys and values: nothing reads its output.
         self.prefix_blocks = nn.ModuleList(Block(preset.prefix) for _ in range(preset.depth - 1))
@@ -164,6 +169,12 @@ class PolicyNetwork(nn.Module):
         With a `cache` (causal, R = 1) `noisy` holds only the tokens after those in the cache, which
         is extended in place.
         """
+        run = self._compiled or PolicyNetwork._denoise
+        return run(self, prefix, noisy, time, cache)
+
+    def _denoise(
+        self, prefix: Prefix, noisy: Tensor, time: Tensor, cache: DecodingCache | None
+    ) -> Tensor:
         batch, rows = prefix.mask.shape[0], noisy.shape[0]
         draws, start = rows // batch, cache.length if cache else 0
         x = self.action_tokens.embed(noisy.to(self.dtype))
@@ -191,7 +202,18 @@ class PolicyNetwork(nn.Module):
 
     def compile_denoising(self) -> None:
         """Run `denoise` through torch.compile from now on; the first calls take a minute."""
-        setattr(self, "denoise", torch.compile(self.denoise))  # noqa: B010
+        # The function, not the method: bound to this network, a copy of it would compute with
+        # this one's weights.
+        self._compiled = torch.compile(PolicyNetwork._denoise)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what was compiled, which cannot be pickled: whether it was is enough."""
+        return self.__dict__ | {"_compiled": self._compiled is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"_compiled": None})
+        if state["_compiled"]:
+            self.compile_denoising()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -288,8 +310,8 @@ class PolicyNetwork(nn.Module):
         """One token for every vector feature: (B, features, C)."""
         return torch.stack(
             [
-                self.vector_projections[module_name(name)](observation.vectors[name].to(self.dtype))
-                for name in self.vectors
+                self.vector_projections[own](observation.vectors[name].to(self.dtype))
+                for name, own in self._vector_names.items()
             ],
             dim=1,
         )
@@ -330,6 +352,14 @@ def action_mask(prefix_mask: Tensor, draws: int, earlier: int, order: Tensor) ->
     return torch.cat((seen, own.expand(len(prefix_mask), -1, -1)), dim=-1)[:, None]
 
 
-def module_name(feature: str) -> str:
-    """Module names may not hold dots: 'observation.state' -> 'observation_state'."""
-    return feature.replace(".", "_")
+def module_names(features: Iterable[str]) -> dict[str, str]:
+    """A module's name for each feature, no two the same: names of modules hold no dots.
+
+    'observation.state' is 'observation_state'. Where that would make two features one ('a.b' and
+    'a_b'), or is the name of a method ('keys'), all get longer ones: 'vector_a_db', 'vector_a__b'.
+    """
+    names = {feature: feature.replace(".", "_") for feature in features}
+    taken = [name for name in names.values() if not name or hasattr(nn.ModuleDict, name)]
+    if not taken and len(set(names.values())) == len(names):
+        return names
+    return {name: "vector_" + name.replace("_", "__").replace(".", "_d") for name in names}
