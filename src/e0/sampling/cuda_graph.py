@@ -8,6 +8,7 @@ signature of inputs: the shapes of pictures, vectors and prompt.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class GraphedSampler:
     def __init__(self, sampler: FastSampler) -> None:
         self.sampler = sampler
         self.reason = self._no_graph()
+        self._lock = threading.Lock()  # threads share the buffers
         self._recordings: dict[Signature, Recording] = {}
 
     def sample(
@@ -63,6 +65,11 @@ class GraphedSampler:
             noise = torch.randn(
                 self._noise_shape(observation), device=self._device, generator=generator
             )
+        with self._lock:
+            drawn = self._draw(observation, noise)
+        return accept(drawn, observation, noise, self.sampler.policy)
+
+    def _draw(self, observation: Observation, noise: Tensor) -> Drawn:
         inputs = observation.tensors() | {"noise": noise}
         signature = tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
         recording = self._recordings.get(signature)
@@ -73,7 +80,7 @@ class GraphedSampler:
         for name, tensor in inputs.items():
             recording.inputs[name].copy_(tensor, non_blocking=True)
         recording.run()
-        return accept(_copied(recording.result), observation, noise, self.sampler.policy)
+        return _copied(recording.result)
 
     @property
     def _device(self) -> torch.device:
@@ -124,7 +131,8 @@ class GraphedSampler:
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                # Other threads may go on meanwhile: only this one's calls are captured.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     result = sample()
             except RuntimeError as error:
                 self.reason = f"capture failed: {error}"
