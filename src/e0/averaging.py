@@ -47,6 +47,11 @@ class WeightAverage(nn.Module):
         for name, average in averages.items():
             average.lerp_(module.get_parameter(name), step.to(average.dtype))
 
+    @property
+    def address(self) -> int:
+        """Where the first average lies: elsewhere once all have been moved or replaced."""
+        return self.get_buffer(_buffer(self.names[0])).data_ptr()
+
     def averages(self) -> dict[str, Tensor]:
         """The averages by the names of their parameters."""
         return {name: self.get_buffer(_buffer(name)) for name in self.names}

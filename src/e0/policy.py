@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from e0.finite import accept, draw_chunk, require_finite
 from e0.heads import TokenHead
 from e0.network.action_tokens import Grain, TokenLayout
 from e0.network.policy_network import Observation, PolicyNetwork
@@ -164,7 +165,8 @@ class Policy(nn.Module):
 
         actions: (B, H, D) in action units; valid: (B, H) bool, False where a step is padding;
         noise: (B, H, D, input width of the objective) to corrupt each chunk with, once, in place of
-        the settings' draws of new noise. Raises ValueError for other shapes.
+        the settings' draws of new noise. Raises ValueError for other shapes, and where an input is
+        NaN or infinite (NonFiniteError): one batch of it would spoil all weights.
         """
         expected = (self.settings.horizon, self.settings.action_dim)
         if actions.shape[1:] != expected or valid.shape != actions.shape[:2]:
@@ -173,6 +175,8 @@ class Policy(nn.Module):
                 f"got {tuple(actions.shape)} and {tuple(valid.shape)}"
             )
         prefix = self.network.encode_prefix(observation)
+        # Here, where the check of the actions waits for the device, too.
+        require_finite(observation.tensors() | ({} if noise is None else {"noise": noise}))
         denoise = partial(self.network.denoise, prefix)
         draws = self.settings.noise_draws if noise is None else 1
         return self.objective.loss(denoise, actions, valid, draws, noise)
@@ -205,10 +209,16 @@ class Policy(nn.Module):
         keep_trace: bool = False,
     ) -> ActionChunk:
         """Draw one chunk for each observation, with `steps` network evaluations (default: the
-        settings' denoising_steps)."""
+        settings' denoising_steps).
+
+        Raises NonFiniteError (a ValueError) naming the inputs or weights that hold NaN or infinity,
+        and ValueError for other inputs than the network takes.
+        """
         prefix = self.network.encode_prefix(observation)
-        return self.objective.sample(
+        drawn = draw_chunk(
+            self.objective,
             partial(self.network.denoise, prefix),
+            observation,
             len(prefix.mask),
             self.settings.horizon,
             Sampling(
@@ -218,3 +228,4 @@ class Policy(nn.Module):
                 keep_trace,
             ),
         )
+        return accept(drawn, observation, noise, self)

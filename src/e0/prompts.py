@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from e0.finite import require_finite
 from e0.network.language import NO_WORD
 
 FILE = "tokenizer.json"
@@ -29,7 +30,11 @@ def pi0_prompt(task: str) -> str:
 
 
 def pi05_prompt(task: str, state: Tensor) -> str:
-    """The task and the state (n,), normalized to [-1, 1] and told as bins 0..255 (pi-0.5)."""
+    """The task and the state (n,), normalized to [-1, 1] and told as bins 0..255 (pi-0.5).
+
+    Raises NonFiniteError for NaN or infinity, which would become the number of a bin.
+    """
+    require_finite({"state": state})
     edges = torch.linspace(-1, 1, STATE_BINS + 1, dtype=torch.float64)[:-1]
     bins = torch.bucketize(state.double().cpu(), edges, right=True) - 1
     told = " ".join(str(number) for number in bins.tolist())

@@ -20,9 +20,10 @@ from e0.averaging import WeightAverage, with_weights
 from e0.network.policy_network import Observation
 from e0.policy import ActionChunk, Policy
 from e0.reflow import make_teacher, reflow_loss
-from e0.sampling.cuda_graph import GraphedSampler
-from e0.sampling.sampler import FastSampler, require_dtype
+from e0.sampling.sampler import require_dtype
 from e0.weights import import_weights, open_source
+from lerobot_policy_e0.acting import Episode, Samplers
+from lerobot_policy_e0.batches import batch_size, read_pictures, read_tasks, read_vectors
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.prompts import find_tokenizer, make_prompts, tokenizer_of
 from lerobot_policy_e0.training_start import (
@@ -58,6 +59,8 @@ class E0Policy(PreTrainedPolicy):
 
     config_class = E0Config  # pyright: ignore[reportAssignmentType]
     _no_split_modules: ClassVar = ["Block", "VisionBlock"]  # units of sharded training
+    _fsdp_wrap_modules: ClassVar = _no_split_modules  # what LeRobot calls them after 0.6
+    supports_gradient_checkpointing: ClassVar = True
     name = "e0"  # pyright: ignore[reportAssignmentType]
 
     def __init__(
@@ -102,22 +105,31 @@ class E0Policy(PreTrainedPolicy):
         self.average = WeightAverage(network, config.ema_decay) if config.ema_decay else None
         if config.compile_model:
             network.compile_denoising()
-        self._samplers: dict[int | None, FastSampler | GraphedSampler] = {}
-        self._sampled_state: tuple[int, int] | None = None
+        self._samplers, self._episode = Samplers(), Episode()
         self._acting: tuple[int, Policy] | None = None
         self._teachers: list[Policy] = []  # in a list, since it is no part of this module
         self.reset()
 
     def get_optim_params(self) -> list[dict[str, Any]]:
-        """Matrices with weight decay; norms, biases and learned offsets without."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        """Matrices with weight decay; norms, biases and learned offsets (identities, positions)
+        without. Layers call their matrices `weight`, and nothing else with two axes."""
+        groups: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                decays = parameter.ndim > 1 and name.endswith(".weight")
+                groups[not decays].append(parameter)
+        return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Averages: every process computes the same ones from the same weights, so
+        DistributedDataParallel need not send them around before each step."""
+        buffers = () if self.average is None else self.average.named_buffers()
+        return [f"average.{name}" for name, _ in buffers]
 
     def update(self) -> None:
         """LeRobot calls this after every optimizer step."""
+        self._samplers.forget()
         if self.average is not None:
             self.average.update(self.model.network)
 
@@ -125,9 +137,9 @@ class E0Policy(PreTrainedPolicy):
         """The policy that acts: with the average of the weights, if there is one."""
         if self.average is None:
             return self.model
-        averages = self.average.averages()
-        place = next(iter(averages.values())).data_ptr()
+        place = self.average.address
         if self._acting is None or self._acting[0] != place:  # moved to another device
+            averages = self.average.averages()
             weights = {f"network.{name}": average for name, average in averages.items()}
             self._acting = (place, with_weights(self.model, weights))
         return self._acting[1]
@@ -156,9 +168,25 @@ class E0Policy(PreTrainedPolicy):
             raise ValueError("ema_decay averages no adapters; set --policy.ema_decay=0")
 
     def reset(self) -> None:
-        """Forget the rest of the last chunk; LeRobot calls this at the start of an episode."""
-        self._queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
-        self.last_chunk: ActionChunk | None = None
+        """Forget the rest of the last chunk; LeRobot calls this at the start of an episode, in the
+        thread that acts. Weights that were changed in place by hand count from here on."""
+        self._episode.begin()
+        self._samplers.look()
+
+    @property
+    def _action_queue(self) -> deque[Tensor]:
+        """Actions that are left, by the name under which LeRobot drops them in mid-episode."""
+        return self._episode.queue
+
+    @property
+    def last_chunk(self) -> ActionChunk | None:
+        """The chunk that the running episode of this thread acts from."""
+        return self._episode.last_chunk
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; `config.device` says where they were loaded to."""
+        return self.model.tokenizer.codebook.device
 
     def forward(
         self, batch: dict[str, Any], reduction: str = "mean"
@@ -198,6 +226,8 @@ class E0Policy(PreTrainedPolicy):
     def _teacher(self) -> Policy:
         """The policy of `reflow_from`, loaded when it is first asked for."""
         if self._teachers:
+            if self._teachers[0].tokenizer.codebook.device != self.device:
+                self._teachers[0].to(self.device)
             return self._teachers[0]
         teacher = self._load_other("reflow_from")
         same = ("objective", "embedding", "action_dim", "horizon", "cameras", "vectors")
@@ -223,41 +253,35 @@ class E0Policy(PreTrainedPolicy):
                 f"{setting} must be a checkpoint directory, and {directory!r} is none"
             )
         config = PreTrainedConfig.from_pretrained(directory)
-        config.device = self.config.device
+        config.device = str(self.device)
         return E0Policy.from_pretrained(directory, config=config).acting()
 
     def predict(self, batch: dict[str, Any], **options: Any) -> ActionChunk:
         """A whole chunk with the entropy of every token's posterior; see `e0.policy.Policy.sample`
         for the options (steps, generator, noise, keep_trace)."""
-        self.eval()
-        observation = self._observation(batch)
+        if self.training:
+            self.eval()
+        observation, policy = self._observation(batch), self.acting()
         if not self.config.fast_sampling or options.get("keep_trace"):
-            return self.acting().sample(observation, **options)
-        return self._sampler(options.pop("steps", None)).sample(observation, **options)
+            return policy.sample(observation, **options)
+        half = torch.bfloat16 if self.config.dtype == "bfloat16" else None
+        steps = options.pop("steps", None)
+        sampler = self._samplers.get(policy, steps, half, self.config.compile_model)
+        return sampler.sample(observation, **options)
 
-    def _sampler(self, steps: int | None) -> FastSampler | GraphedSampler:
-        """The fast sampler for the weights as they are now."""
-        tensors = (*self.parameters(), *self.buffers())
-        state = (sum(tensor._version for tensor in tensors), tensors[0].data_ptr())
-        if state != self._sampled_state:
-            self._sampled_state = state
-            self._samplers.clear()
-        if steps not in self._samplers:
-            half = self.config.dtype == "bfloat16"
-            sampler = FastSampler(
-                self.acting(),
-                steps=steps,
-                dtype=torch.bfloat16 if half else None,
-                compile_steps=self.config.compile_model,
-            )
-            on_gpu = self.model.tokenizer.codebook.device.type == "cuda"
-            self._samplers[steps] = GraphedSampler(sampler) if on_gpu else sampler
-        return self._samplers[steps]
+    def warm_up(self, batch: dict[str, Any], **options: Any) -> None:
+        """Make ahead what the first chunk would wait for: tables, compiled code, CUDA graphs.
+
+        The batch must be like those to come, in the shapes of its tensors and the length of its
+        instruction, and so must `steps`. Nothing else changes, neither the running episode nor
+        random numbers. Call it before an episode in which time counts.
+        """
+        self.predict(batch, generator=torch.Generator(self.device), **options)
 
     def train(self, mode: bool = True) -> E0Policy:
         """As always; what was made ahead for sampling is dropped where weights may change."""
         if mode:
-            self._samplers = {}
+            self._samplers.forget()
         return super().train(mode)
 
     def predict_action_chunk(self, batch: dict[str, Any], **options: Any) -> Tensor:
@@ -266,56 +290,56 @@ class E0Policy(PreTrainedPolicy):
 
     def select_action(self, batch: dict[str, Any], **options: Any) -> Tensor:
         """The next action (B, D); a new chunk, kept as `last_chunk`, is made every
-        `n_action_steps` calls."""
-        if not self._queue:
-            self.last_chunk = self.predict(batch, **options)
-            self._queue.extend(self.last_chunk.actions[:, : self.config.n_action_steps].unbind(1))
-        return self._queue.popleft()
+        `n_action_steps` calls.
+
+        Raises RuntimeError in a thread that has not called `reset`, and ValueError for a batch of
+        another size in mid-episode.
+        """
+        episode = self._episode
+        features = (*self.config.vector_features, *self.model.settings.cameras)
+        episode.require(batch_size(batch, features))
+        if not episode.queue:
+            episode.last_chunk = self.predict(batch, **options)
+            actions = episode.last_chunk.actions[:, : self.config.n_action_steps]
+            episode.queue.extend(actions.unbind(1))
+        return episode.queue.popleft()
 
     @property
     def actions_left(self) -> int:
         """How many actions `select_action` gives before it looks at an observation again."""
-        return len(self._queue)
+        return len(self._episode.queue)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies: all but what acting keeps and can make again. A copy begins a
+        new episode."""
+        return self.__dict__ | {"_episode": None, "_acting": None, "_teachers": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._episode = Episode()
+        self.reset()
 
     def _observation(self, batch: dict[str, Any]) -> Observation:
-        """Pick this policy's features out of a LeRobot batch; name what is missing."""
         cameras = self.model.settings.cameras
-        expected = [*cameras, *self.config.vector_features]
-        missing = [name for name in expected if name not in batch]
-        if missing:
-            came = sorted(name for name in batch if name.startswith("observation"))
-            raise ValueError(
-                f"the batch lacks {missing}; this policy expects {sorted(expected)}, the batch has "
-                f"{came}. Rename features with --rename_map, or use the cameras and state "
-                "the policy was trained with"
-            )
-        sizes = self.config.vector_features
-        vectors = {name: _rows(batch[name], size) for name, size in sizes.items()}
+        vectors = read_vectors(batch, cameras, self.config.vector_features)
         if self.training and self.config.vector_noise > 0:
             noise = self.config.vector_noise
             vectors = {name: x + noise * torch.randn_like(x) for name, x in vectors.items()}
-        instruction = self._instruction(batch, vectors) if self.config.use_instruction else None
-        images = {name: _in_colour(batch[name]) for name in cameras}
+        instruction = None
+        if self.config.use_instruction:
+            instruction = self.prompts.encode(read_tasks(batch), vectors).to(self.device)
         numbers = self.prompts.network_vectors(vectors)
         if VIEWPOINT in self.model.settings.vectors:
             size = self.model.settings.vectors[VIEWPOINT]
-            unknown = next(iter(images.values())).new_zeros(len(next(iter(images.values()))), size)
+            unknown = batch[cameras[0]].new_zeros(len(batch[cameras[0]]), size)
             numbers = {**numbers, VIEWPOINT: batch.get(VIEWPOINT, unknown)}
-        return Observation(images, numbers, instruction)
-
-    def _instruction(self, batch: dict[str, Any], vectors: dict[str, Tensor]) -> Tensor:
-        if "task" not in batch:
-            raise ValueError(
-                "the batch has no 'task' text and this policy follows instructions; give one, or "
-                "train with --policy.use_instruction=false"
-            )
-        texts = [batch["task"]] if isinstance(batch["task"], str) else list(batch["task"])
-        return self.prompts.encode(texts, vectors).to(self.config.device)
+        return Observation(read_pictures(batch, cameras), numbers, instruction)
 
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
-        super()._save_pretrained(save_directory, state_dict)
+        given = {} if state_dict is None else {"state_dict": state_dict}
+        super()._save_pretrained(save_directory, **given)  # LeRobot after 0.6 gathers by itself
         self.prompts.save(save_directory)
 
     @classmethod
@@ -370,17 +394,6 @@ class E0Policy(PreTrainedPolicy):
             )
         model.load_state_dict(state, strict=True)
         return model
-
-
-def _rows(vector: Tensor, size: int) -> Tensor:
-    """A vector feature as (B, size). LeRobot adds the batch axis to its own state features, but not
-    to further vectors, and has single numbers without an axis."""
-    return vector.reshape(-1, 1) if size == 1 and vector.ndim < 2 else torch.atleast_2d(vector)
-
-
-def _in_colour(image: Tensor) -> Tensor:
-    """Pictures (..., 3, H, W) of ones that may be monochrome, (..., 1, H, W)."""
-    return image.expand(*image.shape[:-3], 3, -1, -1) if image.shape[-3] == 1 else image
 
 
 def _refuse_adapter(directory: str | Path) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from e0.finite import require_finite
 from e0.network.language import encode_instructions
 from e0.network.presets import ByteShape, find_preset
 from e0.prompts import FILE, TextTokenizer, pi0_prompt, pi05_prompt
@@ -60,6 +61,7 @@ class WordPrompts:
             )
         if not self.state_in_prompt:
             return self.text.encode([pi0_prompt(task) for task in tasks], self.maximum)
+        require_finite({f"vector {name}": vector for name, vector in vectors.items()})
         states = (
             torch.cat(list(vectors.values()), dim=-1) if vectors else torch.zeros(len(tasks), 0)
         )

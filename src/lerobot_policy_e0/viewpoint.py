@@ -6,6 +6,7 @@ preprocessor.steps.insert(-1, step)  # before normalizing, on the device
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -142,13 +143,21 @@ class ViewpointAugmentationStep(ImageStep):
 class TellViewpoint(ImageStep):
     """Tells a policy that its cameras were moved by this much: degrees, degrees, a factor, degrees;
     for one that was trained with `ViewpointSettings.embedding`. unmoved: cameras that stayed where
-    they were, such as those on a wrist."""
+    they were, such as those on a wrist. Raises ValueError for numbers that no movement has."""
 
     azimuth: float = 0.0
     elevation: float = 0.0
     radius: float = 1.0
     roll: float = 0.0
     unmoved: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (self.azimuth, self.elevation, self.radius, self.roll)
+        if not all(map(math.isfinite, numbers)) or self.radius <= 0:
+            raise ValueError(
+                "a camera moves by finite degrees of azimuth, elevation and roll and a positive "
+                f"factor of the radius, got {numbers}"
+            )
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         movements = {}

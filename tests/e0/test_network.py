@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from e0.averaging import with_weights
 from e0.network.action_tokens import TokenLayout
 from e0.network.language import PADDING, ByteEmbedding, encode_instructions
-from e0.network.policy_network import Observation, PolicyNetwork
+from e0.network.policy_network import Observation, PolicyNetwork, module_names
 from e0.network.presets import PRESETS, ByteShape, Preset, find_preset
 from e0.network.transformer import (
     AdaptiveRMSNorm,
@@ -378,6 +382,62 @@ def test_compiled_denoising_gives_the_same_result(monkeypatch: pytest.MonkeyPatc
     network.compile_denoising()
     torch.testing.assert_close(network.denoise(prefix, noisy, time), expected)
     assert calls == 1
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "average"])
+def test_a_copy_of_a_compiled_network_computes_with_its_own_weights(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Averages and teachers are such copies."""
+    monkeypatch.setattr(torch, "compile", lambda function: functools.wraps(function)(function))
+    network = make_network(cameras=("front",))
+    network.compile_denoising()
+    changed = {"action_tokens.output.weight": normal(*network.action_tokens.output.weight.shape)}
+    if way == "average":
+        other = with_weights(network, changed)
+    else:
+        copies = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
+        other = copies[way](network)
+        other.load_state_dict(changed, strict=False)
+    plain = make_network(cameras=("front",))
+    plain.load_state_dict(changed, strict=False)
+    prefix = network.encode_prefix(observe(network))
+    noisy, time = normal(2, H, D, M), torch.tensor([0.2, 0.7])
+    found, expected = (each.denoise(prefix, noisy, time) for each in (other, plain))
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, network.denoise(prefix, noisy, time))
+    assert other._compiled is not None  # a copy compiles, too
+
+
+# Names of features as names of modules
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        ("a.b", "a_b"),
+        ("a.b.c", "a_b.c", "a.b_c", "a_b_c"),
+        ("a.b", "a_b", "vector_a_db", "a_db"),
+        ("keys", "state"),
+        ("training", "forward", "observation.state"),
+    ],
+)
+def test_every_vector_has_a_projection_of_its_own(features: tuple[str, ...]) -> None:
+    network = make_network(cameras=(), vectors=dict.fromkeys(features, 4), use_instruction=False)
+    assert len(network.vector_projections) == len(features)
+    vectors = {name: normal(2, 4, seed=i) for i, name in enumerate(features)}
+    prefix = network.encode_prefix(Observation({}, vectors))
+    swapped = dict(zip(features, reversed(vectors.values()), strict=True))
+    other = network.encode_prefix(Observation({}, swapped))
+    assert not torch.allclose(prefix.layers[-1].values, other.layers[-1].values)
+    make_network(
+        cameras=(), vectors=dict.fromkeys(features, 4), use_instruction=False
+    ).load_state_dict(network.state_dict())
+
+
+def test_names_of_earlier_checkpoints_stay() -> None:
+    names = module_names(["observation.state", "observation.environment_state"])
+    assert list(names.values()) == ["observation_state", "observation_environment_state"]
 
 
 # Observations that do not fit

@@ -14,7 +14,7 @@ from e0.network.policy_network import Observation
 from e0.network.presets import PRESETS, ByteShape
 from e0.objectives import ActionChunk
 from e0.policy import Policy, PolicySettings
-from e0.sampling.cuda_graph import GraphedSampler, flatten, unflatten
+from e0.sampling.cuda_graph import GraphedSampler, unflatten
 from e0.sampling.sampler import FastSampler, require_dtype
 
 H, D = 4, 3
@@ -254,10 +254,10 @@ def test_objectives_that_draw_on_the_way_have_no_graph() -> None:
 
 def test_observations_are_taken_apart_and_put_together() -> None:
     observation = observe(make_policy("tiny"), 2)
-    again = unflatten(flatten(observation), observation)
+    again = unflatten(observation.tensors(), observation)
     assert again == observation
     bare = Observation(observation.images, {})
-    assert unflatten(flatten(bare), bare) == bare
+    assert unflatten(bare.tensors(), bare) == bare
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -266,7 +266,7 @@ def test_a_captured_graph_gives_the_plain_chunks(preset: str) -> None:
     policy = make_policy(preset).to("cuda")
     graphed = GraphedSampler(FastSampler(policy, steps=3))
     observation = observe(policy, 2)
-    tensors = {name: tensor.to("cuda") for name, tensor in flatten(observation).items()}
+    tensors = {name: tensor.to("cuda") for name, tensor in observation.tensors().items()}
     observation = unflatten(tensors, observation)
     for seed in (1, 2):
         generator = torch.Generator("cuda").manual_seed(seed)

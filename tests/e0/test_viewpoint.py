@@ -186,11 +186,58 @@ def test_relative_motion_is_that_between_the_two_cameras() -> None:
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("elevation", [82.0, 88.0, 90.0, -90.0])
+@pytest.mark.parametrize("move", [*MOVES, (14.0, 9.0, 1.05, 3.0), (-14.0, -9.0, 0.95, -3.0)])
+def test_straight_down_is_an_elevation_like_any_other(
+    elevation: float, move: tuple[float, float, float, float]
+) -> None:
+    """Turned by rotations of the world, written down here by themselves: by the elevation about
+    the home camera's level axis, by the azimuth about the vertical, by the roll about the line of
+    sight."""
+    azimuth, rise, factor, roll = move
+    home = camera_of(HOME, elevation).double()
+    motion = relative_motion(
+        moves(move), torch.tensor([DISTANCE]), torch.tensor([elevation])
+    ).double()
+    z, y = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0])
+    turn = turned(z, azimuth) @ turned(y, -rise)
+    moved = motion[0] @ home
+    place = -(moved[:3, :3].T @ moved[:3, 3])
+    start = -(home[:3, :3].T @ home[:3, 3])
+    torch.testing.assert_close(place, factor * turn @ start, rtol=1e-4, atol=1e-5)
+    expected = turned(z, -roll) @ home[:3, :3] @ turn.T
+    torch.testing.assert_close(moved[:3, :3], expected, rtol=1e-4, atol=1e-5)
+
+
+def turned(axis: Tensor, degrees: float) -> Tensor:
+    """The rotation (3, 3) about an axis, by the matrix exponential."""
+    x, y, z = axis.double().tolist()
+    generator = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    return torch.matrix_exp(math.radians(degrees) * generator)
+
+
+def test_nothing_jumps_on_the_way_over_the_top() -> None:
+    elevations = torch.linspace(85, 95, 41)
+    still = torch.zeros(41)
+    motion = relative_motion(
+        Perturbation(still + 15, elevations - 85, still + 1, still), still + DISTANCE, still + 85
+    )
+    assert (motion[1:] - motion[:-1]).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("azimuth", [-120.0, 0.0, 35.0])
+def test_a_camera_that_looks_straight_down_comes_back_from_its_extrinsics(azimuth: float) -> None:
+    degrees = (torch.tensor(x, dtype=torch.float64) for x in (azimuth, 90.0, 0.7, 12.0))
+    extrinsics = to_extrinsics(SphericalCamera(*degrees, torch.zeros(3, dtype=torch.float64)))
+    again = to_extrinsics(from_extrinsics(extrinsics, 0.7))
+    torch.testing.assert_close(again, extrinsics, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"radius": torch.tensor(0.0)}, "radius.*positive"),
-        ({"elevation": torch.tensor(90.0)}, "azimuth is undefined"),
+        ({"elevation": torch.tensor(181.0)}, "elevation must lie"),
     ],
 )
 def test_impossible_cameras_are_refused(change: dict[str, Tensor], message: str) -> None:
@@ -396,9 +443,18 @@ def test_the_distance_may_come_from_depth() -> None:
         ({"images": torch.zeros(3, SIZE, SIZE)}, "must be float"),
         ({"fill": "mirror"}, "known: reflect, constant, noise"),
         ({"perturbation": moves((90.0, 0.0, 1.0, 0.0))}, "beyond a hemisphere"),
-        ({"perturbation": moves((0.0, 60.0, 1.0, 0.0))}, "elevation must lie"),
+        ({"perturbation": moves((0.0, 95.0, 1.0, 0.0))}, "elevation must lie"),
+        ({"elevation": 91.0}, "home camera's elevation must lie"),
         ({"perturbation": moves((0.0, 0.0, 0.0, 0.0))}, "factor of the radius"),
         ({"plane": Plane(), "elevation": 0.0}, "sees it edge-on"),
+        (  # the moved camera would see the table from below
+            {
+                "plane": Plane(offset=-0.05),
+                "elevation": 5.0,
+                "perturbation": moves((0.0, -15.0, 1.0, 0.0)),
+            },
+            "from behind",
+        ),
     ],
 )
 def test_impossible_movements_are_refused(change: dict, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
 import torch
@@ -111,6 +112,41 @@ def test_an_unknown_camera_is_assumed_and_said_so_once(caplog: pytest.LogCapture
 def test_impossible_settings_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ViewpointAugmentation(BOUNDS, **arguments)
+
+
+@pytest.mark.parametrize("elevation", [82.0, 88.0, 90.0])
+@pytest.mark.parametrize("table_offset", [None, -0.05])
+def test_a_camera_that_looks_down_trains(elevation: float, table_offset: float | None) -> None:
+    camera = CameraGeometry(50, elevation, 0.7, table_offset)
+    augment = ViewpointAugmentation(BOUNDS, 1.0, {"base": camera})
+    for _ in range(10):
+        moved, _ = augment({"base": pictures()})
+        assert moved["base"].isfinite().all() and not torch.equal(moved["base"], pictures())
+
+
+@pytest.mark.parametrize(
+    ("camera", "message"),
+    [
+        ({"elevation": 91.0}, "elevation must lie within"),
+        ({"elevation": math.nan}, "elevation must lie within"),
+        ({"field_of_view": 180.0}, "field_of_view"),
+        ({"look_at_distance": 0.0}, "look_at_distance must be positive"),
+        ({"table_offset": 0.0}, "sees it edge-on"),  # of elevation 0
+        ({"table_offset": math.nan, "elevation": 40.0}, "cannot carry the picture"),
+    ],
+)
+def test_impossible_cameras_are_refused_when_settings_are_read(camera: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CameraGeometry(**camera)
+
+
+def test_movements_that_some_batch_would_fail_on_are_refused_when_settings_are_read() -> None:
+    low = CameraGeometry(elevation=8, table_offset=-0.05)
+    ViewpointAugmentation(PerturbationRange(elevation=5), cameras={"base": low})
+    with pytest.raises(ValueError, match=r"camera base cannot be moved this far: .*from behind"):
+        ViewpointAugmentation(PerturbationRange(elevation=15), cameras={"base": low})
+    with pytest.raises(ValueError, match=r"camera \(any other\) cannot be moved this far"):
+        ViewpointAugmentation(PerturbationRange(89, 89))
 
 
 @pytest.mark.parametrize("setting", [{"skip": ("hand",)}, {"cameras": {"hand": TABLE}}])

@@ -20,6 +20,7 @@ from lerobot_policy_e0.environment import ManiSkillEnvConfig
 from lerobot_policy_e0.viewpoint import (
     NUMBERS,
     VIEWPOINT,
+    TellViewpoint,
     ViewpointAugmentationStep,
     ViewpointSettings,
 )
@@ -240,3 +241,9 @@ def test_a_prompt_preset_cannot_be_told(image_dataset: Path) -> None:
             preset="paligemma_debug",
             viewpoint_augmentation=settings(embedding=True),
         )
+
+
+@pytest.mark.parametrize("numbers", [{"radius": 0.0}, {"azimuth": float("nan")}])
+def test_impossible_movements_are_not_told(numbers: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="finite degrees"):
+        TellViewpoint(**numbers)

@@ -9,8 +9,7 @@ Shapes: B observations, R noise draws per observation, H steps of a chunk, D act
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from e0.network.action_tokens import ActionTokens, TokenLayout
 from e0.network.language import ByteEmbedding, WordEmbedding
+from e0.network.observation import Observation, require_same, require_well_formed
 from e0.network.presets import ByteShape, Preset
 from e0.network.siglip import SiglipTower
 from e0.network.transformer import (
@@ -32,23 +32,6 @@ from e0.network.transformer import (
     rotation,
 )
 from e0.network.vision import KeypointShape, KeypointTower, resize, sinusoidal
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One batch of observations.
-
-    images: camera name -> (B, 3, height, width) float in [0, 1]; cameras may differ in size.
-    vectors: feature name -> (B, n) float, normalized (proprioception, force, tactile, ...).
-    instruction: indices (B, L) of `encode_instructions` or of `e0.prompts.TextTokenizer`, or None.
-    present: camera name -> (B,) bool, False where an observation lacks that image, which then
-        nothing looks at; a camera that is not named is always there.
-    """
-
-    images: Mapping[str, Tensor]
-    vectors: Mapping[str, Tensor]
-    instruction: Tensor | None = None
-    present: Mapping[str, Tensor] | None = None
 
 
 class Prefix(NamedTuple):
@@ -90,6 +73,7 @@ class PolicyNetwork(nn.Module):
         self.preset, self.layout = preset, layout
         self.cameras, self.vectors = tuple(cameras), dict(vectors)
         self.checkpointing, self._range_is_known = False, False
+        self._compiled: Callable[..., Tensor] | None = None
         width, action_width = preset.prefix.width, preset.suffix.width
         adaptive = preset.time == "adaptive"
         state_width = action_width if preset.state == "suffix" else width
@@ -102,8 +86,12 @@ class PolicyNetwork(nn.Module):
             else None
         )
         self.language = _make_language(preset) if use_instruction else None
+        self._vector_names = module_names(vectors)
         self.vector_projections = nn.ModuleDict(
-            {module_name(name): nn.Linear(size, state_width) for name, size in vectors.items()}
+            {
+                self._vector_names[name]: nn.Linear(size, state_width)
+                for name, size in vectors.items()
+            }
         )
         # The last layer gives only keys and values: nothing reads its output.
         self.prefix_blocks = nn.ModuleList(Block(preset.prefix) for _ in range(preset.depth - 1))
@@ -181,6 +169,12 @@ class PolicyNetwork(nn.Module):
         With a `cache` (causal, R = 1) `noisy` holds only the tokens after those in the cache, which
         is extended in place.
         """
+        run = self._compiled or PolicyNetwork._denoise
+        return run(self, prefix, noisy, time, cache)
+
+    def _denoise(
+        self, prefix: Prefix, noisy: Tensor, time: Tensor, cache: DecodingCache | None
+    ) -> Tensor:
         batch, rows = prefix.mask.shape[0], noisy.shape[0]
         draws, start = rows // batch, cache.length if cache else 0
         x = self.action_tokens.embed(noisy.to(self.dtype))
@@ -208,7 +202,18 @@ class PolicyNetwork(nn.Module):
 
     def compile_denoising(self) -> None:
         """Run `denoise` through torch.compile from now on; the first calls take a minute."""
-        setattr(self, "denoise", torch.compile(self.denoise))  # noqa: B010
+        # The function, not the method: bound to this network, a copy of it would compute with
+        # this one's weights.
+        self._compiled = torch.compile(PolicyNetwork._denoise)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what was compiled, which cannot be pickled: whether it was is enough."""
+        return self.__dict__ | {"_compiled": self._compiled is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"_compiled": None})
+        if state["_compiled"]:
+            self.compile_denoising()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -245,9 +250,9 @@ class PolicyNetwork(nn.Module):
 
     def _embed(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """All prefix tokens (B, P, C) and their mask (B, P)."""
-        _require_same("cameras", self.cameras, observation.images)
-        _require_same("vector features", self.vectors, observation.vectors)
-        _require_well_formed(observation, self.vectors)
+        require_same("cameras", self.cameras, observation.images)
+        require_same("vector features", self.vectors, observation.vectors)
+        require_well_formed(observation, self.vectors)
         parts: list[tuple[Tensor, Tensor]] = []
         if self.tower is not None:
             parts.append(self._embed_images(observation))
@@ -270,7 +275,7 @@ class PolicyNetwork(nn.Module):
             return
         for index, name in enumerate(self.cameras):
             low, high = (bound.item() for bound in torch.aminmax(images[:, index].detach()))
-            if not -0.05 <= low <= high <= 1.05:
+            if low < -0.05 or high > 1.05:  # NaN is for `e0.finite`
                 raise ValueError(
                     f"image {name!r} must lie in [0, 1], got values from {low:.3g} to {high:.3g}: "
                     "divide bytes by 255; ranges of other models must be undone"
@@ -305,8 +310,8 @@ class PolicyNetwork(nn.Module):
         """One token for every vector feature: (B, features, C)."""
         return torch.stack(
             [
-                self.vector_projections[module_name(name)](observation.vectors[name].to(self.dtype))
-                for name in self.vectors
+                self.vector_projections[own](observation.vectors[name].to(self.dtype))
+                for name, own in self._vector_names.items()
             ],
             dim=1,
         )
@@ -347,36 +352,14 @@ def action_mask(prefix_mask: Tensor, draws: int, earlier: int, order: Tensor) ->
     return torch.cat((seen, own.expand(len(prefix_mask), -1, -1)), dim=-1)[:, None]
 
 
-def module_name(feature: str) -> str:
-    """Module names may not hold dots: 'observation.state' -> 'observation_state'."""
-    return feature.replace(".", "_")
+def module_names(features: Iterable[str]) -> dict[str, str]:
+    """A module's name for each feature, no two the same: names of modules hold no dots.
 
-
-def _require_same(what: str, expected: Sequence[str] | Mapping[str, int], got: Mapping) -> None:
-    if set(expected) != set(got):
-        raise ValueError(
-            f"this policy expects the {what} {sorted(expected)}, the batch has {sorted(got)}; "
-            "rename or add what differs"
-        )
-
-
-def _require_well_formed(observation: Observation, sizes: Mapping[str, int]) -> None:
-    for name, image in observation.images.items():
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(
-                f"image {name!r} must have shape (B, 3, height, width), got {tuple(image.shape)}"
-            )
-        if not image.is_floating_point():
-            raise ValueError(
-                f"image {name!r} must be float in [0, 1], got {image.dtype}: divide it by 255"
-            )
-    unknown = set(observation.present or {}) - set(observation.images)
-    if unknown:
-        raise ValueError(
-            f"`present` names the cameras {sorted(unknown)}, the images are of "
-            f"{sorted(observation.images)}"
-        )
-    for name, size in sizes.items():
-        shape = tuple(observation.vectors[name].shape)
-        if len(shape) != 2 or shape[1] != size:
-            raise ValueError(f"vector feature {name!r} must have shape (B, {size}), got {shape}")
+    'observation.state' is 'observation_state'. Where that would make two features one ('a.b' and
+    'a_b'), or is the name of a method ('keys'), all get longer ones: 'vector_a_db', 'vector_a__b'.
+    """
+    names = {feature: feature.replace(".", "_") for feature in features}
+    taken = [name for name in names.values() if not name or hasattr(nn.ModuleDict, name)]
+    if not taken and len(set(names.values())) == len(names):
+        return names
+    return {name: "vector_" + name.replace("_", "__").replace(".", "_d") for name in names}

@@ -77,7 +77,9 @@ def standardize(tokenizer: ActionTokenizer, actions: Tensor) -> Tensor:
 
 
 def to_actions(tokenizer: ActionTokenizer, standardized: Tensor) -> Tensor:
-    """The inverse of `standardize`, kept within the range of the codebooks."""
+    """The inverse of `standardize`, kept within the range of the codebooks; NaN where it is not
+    finite, since the end of the range would look like an action that is meant."""
     tokenizer.require_fitted()
     actions = standardized * tokenizer.scale + tokenizer.center
+    actions = actions.masked_fill(actions.isinf(), torch.nan)
     return actions.clamp(tokenizer.codebook[:, 0], tokenizer.codebook[:, -1])

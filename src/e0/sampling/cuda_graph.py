@@ -8,6 +8,7 @@ signature of inputs: the shapes of pictures, vectors and prompt.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from e0.network.policy_network import Observation
+from e0.finite import Drawn, accept
+from e0.network.observation import Observation
 from e0.objectives import ActionChunk
 from e0.sampling.sampler import FastSampler
 
@@ -32,19 +34,20 @@ class Recording:
 
     inputs: dict[str, Tensor]
     run: Callable[[], None]
-    result: ActionChunk
+    result: Drawn
 
 
 class GraphedSampler:
     """`FastSampler.sample` through CUDA graphs.
 
     reason: why there is no graph, None if there is; then chunks are sampled step by step, through
-    the same buffers. Nothing waits for the device.
+    the same buffers. Nothing waits for the device but the look at a chunk before it is given.
     """
 
     def __init__(self, sampler: FastSampler) -> None:
         self.sampler = sampler
         self.reason = self._no_graph()
+        self._lock = threading.Lock()  # threads share the buffers
         self._recordings: dict[Signature, Recording] = {}
 
     def sample(
@@ -62,7 +65,12 @@ class GraphedSampler:
             noise = torch.randn(
                 self._noise_shape(observation), device=self._device, generator=generator
             )
-        inputs = flatten(observation) | {"noise": noise}
+        with self._lock:
+            drawn = self._draw(observation, noise)
+        return accept(drawn, observation, noise, self.sampler.policy)
+
+    def _draw(self, observation: Observation, noise: Tensor) -> Drawn:
+        inputs = observation.tensors() | {"noise": noise}
         signature = tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
         recording = self._recordings.get(signature)
         if recording is None:
@@ -97,7 +105,7 @@ class GraphedSampler:
 
     def _noise_shape(self, observation: Observation) -> tuple[int, ...]:
         settings = self.sampler.policy.settings
-        batch = len(next(iter(flatten(observation).values())))
+        batch = len(next(iter(observation.tensors().values())))
         width = self.sampler.policy.objective.input_width
         return (batch, settings.horizon, settings.action_dim, width)
 
@@ -105,12 +113,12 @@ class GraphedSampler:
         """Buffers of this signature, and the graph over them if there can be one."""
         inputs = {
             name: tensor.detach().to(self._device, copy=True)
-            for name, tensor in (flatten(observation) | {"noise": noise}).items()
+            for name, tensor in (observation.tensors() | {"noise": noise}).items()
         }
         held = unflatten(inputs, observation)
 
-        def sample() -> ActionChunk:
-            return self.sampler.sample(held, noise=inputs["noise"])
+        def sample() -> Drawn:
+            return self.sampler.draw(held, noise=inputs["noise"])
 
         if self.reason is not None:
             return _eager(inputs, sample)
@@ -123,7 +131,8 @@ class GraphedSampler:
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                # Other threads may go on meanwhile: only this one's calls are captured.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     result = sample()
             except RuntimeError as error:
                 self.reason = f"capture failed: {error}"
@@ -131,18 +140,8 @@ class GraphedSampler:
         return Recording(inputs, graph.replay, result)
 
 
-def flatten(observation: Observation) -> dict[str, Tensor]:
-    """All tensors of an observation by a name that is theirs alone."""
-    tensors = {f"image {name}": image for name, image in observation.images.items()}
-    tensors |= {f"vector {name}": vector for name, vector in observation.vectors.items()}
-    tensors |= {f"present {name}": there for name, there in (observation.present or {}).items()}
-    if observation.instruction is not None:
-        tensors["instruction"] = observation.instruction
-    return tensors
-
-
 def unflatten(tensors: dict[str, Tensor], like: Observation) -> Observation:
-    """An observation like this one, of the tensors that `flatten` named."""
+    """An observation like this one, of the tensors that `Observation.tensors` named."""
     present = like.present
     return Observation(
         {name: tensors[f"image {name}"] for name in like.images},
@@ -152,7 +151,7 @@ def unflatten(tensors: dict[str, Tensor], like: Observation) -> Observation:
     )
 
 
-def _eager(inputs: dict[str, Tensor], sample: Callable[[], ActionChunk]) -> Recording:
+def _eager(inputs: dict[str, Tensor], sample: Callable[[], Drawn]) -> Recording:
     """A recording that samples anew at each run."""
     recording: Any = Recording(inputs, lambda: None, sample())
 
@@ -163,7 +162,9 @@ def _eager(inputs: dict[str, Tensor], sample: Callable[[], ActionChunk]) -> Reco
     return recording
 
 
-def _copied(chunk: ActionChunk) -> ActionChunk:
+def _copied(drawn: Drawn) -> Drawn:
     """A chunk of its own memory: the next replay overwrites the graph's."""
+    chunk = drawn.chunk
     entropy = None if chunk.entropy is None else chunk.entropy.clone()
-    return chunk._replace(actions=chunk.actions.clone(), entropy=entropy)
+    kept = chunk._replace(actions=chunk.actions.clone(), entropy=entropy)
+    return Drawn(kept, drawn.finite.clone())

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from e0.finite import Drawn, accept, draw_chunk
 from e0.network.action_tokens import ActionTokens
 from e0.network.policy_network import (
     SUFFIX,
@@ -93,11 +94,26 @@ class FastSampler:
             return self.policy.sample(
                 observation, steps=self.steps, generator=generator, noise=noise
             )
+        drawn = self.draw(observation, generator=generator, noise=noise)
+        return accept(drawn, observation, noise, self.policy)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        observation: Observation,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Drawn:
+        """What `sample` looks at before it gives a chunk; for a policy without a `reason`."""
+        assert self.denoiser is not None
         # The dtype is this sampler's own; autocast would also keep copies of weights in a graph.
         with torch.autocast(self.denoiser.times.device.type, enabled=False):
             prefix = self.network.encode_prefix(observation)
-            return self.objective.sample(
+            return draw_chunk(
+                self.objective,
                 self.denoiser.bind(prefix),
+                observation,
                 len(prefix.mask),
                 self.policy.settings.horizon,
                 Sampling(self.steps, generator, noise),

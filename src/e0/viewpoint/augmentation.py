@@ -6,15 +6,21 @@ Shapes: B samples, T frames of a sample, pictures of height x width pixels.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from e0.viewpoint.geometry import Perturbation, PerturbationRange, intrinsics
+from e0.viewpoint.geometry import (
+    Perturbation,
+    PerturbationRange,
+    intrinsics,
+    relative_motion,
+)
 from e0.viewpoint.light import check_strength, perturb_light
-from e0.viewpoint.warp import FILLS, Plane, perturb_viewpoint
+from e0.viewpoint.warp import FILLS, Plane, perturb_viewpoint, plane_in_view
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +29,31 @@ logger = logging.getLogger(__name__)
 class CameraGeometry:
     """What is known of a fixed camera.
 
-    field_of_view: vertical, in degrees. elevation: degrees above the horizontal.
-    look_at_distance: metres to the point in the middle of its picture. table_offset: metres from
-    that point to the table, negative below it; None takes the plane that faces the camera.
+    field_of_view: vertical, in degrees. elevation: degrees above the horizontal, 90 is straight
+    down. look_at_distance: metres to the point in the middle of its picture. table_offset: metres
+    from that point to the table, negative below it; None takes the plane that faces the camera.
+    Raises ValueError for what no camera can be, and a table that this one sees edge-on.
     """
 
     field_of_view: float = 60.0
     elevation: float = 0.0
     look_at_distance: float = 1.0
     table_offset: float | None = None
+
+    def __post_init__(self) -> None:
+        intrinsics(self.field_of_view, 1, 1)
+        if not 0 < self.look_at_distance < math.inf:
+            raise ValueError(
+                f"look_at_distance must be positive, in metres, got {self.look_at_distance}"
+            )
+        self.require_possible(Perturbation.none(1))
+
+    def require_possible(self, movements: Perturbation) -> None:
+        """Raise ValueError unless this camera's pictures can be moved by all of these."""
+        distance = torch.full_like(movements.radius, self.look_at_distance)
+        elevation = torch.full_like(distance, self.elevation)
+        motion = relative_motion(movements, distance, elevation)
+        plane_in_view(motion, distance, elevation, self.plane)
 
     @property
     def plane(self) -> Plane | None:
@@ -45,7 +67,8 @@ class ViewpointAugmentation:
     cameras: geometry by camera name; one that is not named is assumed to have the default geometry,
     which is logged once. skip: names of cameras that are left alone, such as those on a wrist.
     light: strength of `perturb_light`, which moved pictures go through; 0 is off. Raises ValueError
-    for a probability outside [0, 1], an unknown fill and a negative light.
+    for a probability outside [0, 1], an unknown fill, a negative light, and bounds within which a
+    camera's pictures cannot all be moved.
     """
 
     bounds: PerturbationRange = field(default_factory=PerturbationRange)
@@ -62,6 +85,11 @@ class ViewpointAugmentation:
         if self.fill not in FILLS:
             raise ValueError(f"unknown fill {self.fill!r}; known: {', '.join(FILLS)}")
         check_strength(self.light)
+        for name, geometry in {"(any other)": CameraGeometry(), **self.cameras}.items():
+            try:
+                geometry.require_possible(self.bounds.corners())
+            except ValueError as error:
+                raise ValueError(f"camera {name} cannot be moved this far: {error}") from error
 
     def __call__(
         self,

@@ -15,12 +15,17 @@ import torch
 from torch import Tensor
 
 MAXIMUM_ANGLE = 90.0
+OVER_THE_TOP = 180.0
 
 
 class SphericalCamera(NamedTuple):
     """Where a camera stands, each (...): azimuth counter-clockwise around the vertical from the
     world's x, elevation above the horizontal, metres to the point it looks at, roll clockwise as
-    seen in its picture; and that point (..., 3)."""
+    seen in its picture; and that point (..., 3).
+
+    Straight above its point azimuth turns the picture as roll does, the other way round. Beyond 90
+    degrees of elevation a camera has gone over the top, its picture upside down: an elevation of 95
+    is one of 85 from the opposite side, with half a turn of roll."""
 
     azimuth: Tensor
     elevation: Tensor
@@ -84,6 +89,16 @@ class PerturbationRange:
         if self.distribution not in ("uniform", "normal"):
             raise ValueError(f"unknown distribution {self.distribution!r}; known: uniform, normal")
 
+    def corners(self) -> Perturbation:
+        """The eight movements that go farthest, without roll."""
+        shares = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3).T
+        return Perturbation(
+            azimuth=self.azimuth * shares[0],
+            elevation=self.elevation * shares[1],
+            radius=(1 + self.radius) ** shares[2],
+            roll=torch.zeros(shares.shape[1]),
+        )
+
     def draw(
         self,
         count: int,
@@ -114,15 +129,14 @@ class PerturbationRange:
 def to_extrinsics(camera: SphericalCamera) -> Tensor:
     """World-to-camera matrices (..., 4, 4) of cameras that look at their points.
 
-    Raises ValueError for a radius that is not positive, and for a camera straight above or below
-    its point, where azimuth and roll cannot be told apart.
+    Raises ValueError for a radius that is not positive, and elevations beyond ±180 degrees.
     """
     if not (camera.radius > 0).all():
         raise ValueError("the radius of a camera's sphere must be positive, in metres")
-    if not (camera.elevation.abs() < MAXIMUM_ANGLE).all():
+    if not (camera.elevation.abs() <= OVER_THE_TOP).all():
         raise ValueError(
-            f"elevation must lie within ±{MAXIMUM_ANGLE:.0f} degrees: straight above its point a "
-            "camera's azimuth is undefined"
+            f"elevation must lie within ±{OVER_THE_TOP:.0f} degrees, got "
+            f"{camera.elevation.flatten().tolist()[:5]}"
         )
     azimuth, elevation, roll = (
         torch.deg2rad(angle) for angle in (camera.azimuth, camera.elevation, camera.roll)
@@ -145,7 +159,9 @@ def to_extrinsics(camera: SphericalCamera) -> Tensor:
 
 
 def from_extrinsics(extrinsics: Tensor, look_at_distance: Tensor | float) -> SphericalCamera:
-    """The inverse of `to_extrinsics`, given how far ahead (...) the point lies that is looked at.
+    """The inverse of `to_extrinsics`, given how far ahead (...) the point lies that is looked at;
+    elevations come back within ±90 degrees. Of a camera straight above its point the azimuth is as
+    good as any, and the roll goes with it.
 
     Raises ValueError for a distance that is not positive.
     """
@@ -176,17 +192,26 @@ def relative_motion(
     """What a movement does to camera coordinates: (B, 4, 4) from those of the home camera to those
     of the moved one.
 
-    look_at_distance (B,) in metres; elevation (B,) of the home camera in degrees, which says where
-    the vertical lies that azimuth turns about. Raises ValueError if the movement leaves the
-    hemisphere or passes through the point.
+    look_at_distance (B,) in metres; elevation (B,) of the home camera in degrees, within ±90, which
+    says where the vertical lies. A movement turns the camera around its point, by the azimuth about
+    the vertical and by the elevation about its level axis. Neither minds whether the camera stands
+    straight above the point, or comes to: seen from there, the first turns the picture and the
+    second tilts it. Raises ValueError if the movement leaves the hemisphere or passes through the
+    point.
     """
     if not (perturbation.radius > 0).all():
         raise ValueError("the factor of the radius must be positive")
-    if not (perturbation.azimuth.abs() < MAXIMUM_ANGLE).all():
+    if not (elevation.abs() <= MAXIMUM_ANGLE).all():
         raise ValueError(
-            f"a perturbation's azimuth must lie within ±{MAXIMUM_ANGLE:.0f} degrees: beyond a "
-            "hemisphere nothing of the picture is left"
+            f"a home camera's elevation must lie within ±{MAXIMUM_ANGLE:.0f} degrees, got "
+            f"{elevation.flatten().tolist()[:5]}"
         )
+    for name in ("azimuth", "elevation"):
+        if not (getattr(perturbation, name).abs() < MAXIMUM_ANGLE).all():
+            raise ValueError(
+                f"a perturbation's {name} must lie within ±{MAXIMUM_ANGLE:.0f} degrees: beyond a "
+                "hemisphere nothing of the picture is left"
+            )
     zero = torch.zeros_like(perturbation.azimuth)
     origin = zero[..., None].expand(*zero.shape, 3)
     home = SphericalCamera(zero, elevation, look_at_distance, zero, origin)

@@ -82,7 +82,7 @@ def perturb_viewpoint(
 
     Runs on the images' device without waiting for it, apart from checks of small tensors. Raises
     ValueError for shapes that do not match, intrinsics that cannot be inverted, distances that are
-    not positive, an unknown fill, and movements beyond a hemisphere.
+    not positive, an unknown fill, and movements beyond a hemisphere or through the plane.
     """
     batch = _check(images, intrinsics, depth, fill)
     camera = intrinsics.to(images).expand(batch, 3, 3)
@@ -178,15 +178,7 @@ def _plane_places(
 ) -> Tensor:
     """Where in the home picture each pixel of the moved one is looked up, if all that is seen lies
     in one plane: (B, 2, height, width), see `_look_up`."""
-    normals = _camera_normals(images, elevation, plane)
-    # n · X = reach in camera coordinates, where the point that is looked at is (0, 0, distance).
-    reach = normals[:, 2] * distance + (0.0 if plane is None else plane.offset)
-    if not (reach.abs() > NEAREST_PLANE * distance).all():
-        raise ValueError(
-            f"{plane} passes through a camera of elevation {elevation.tolist()[0]:.0f}, which sees "
-            "it edge-on, so it cannot carry the picture; give the camera's elevation, or leave "
-            "`plane` out"
-        )
+    normals, reach = plane_in_view(motion, distance, elevation, plane)
     bend = motion[:, :3, 3:] @ (normals / reach[:, None])[:, None]
     height, width = images.shape[-2:]
     lens = _lens(camera, height, width)
@@ -194,13 +186,37 @@ def _plane_places(
     return _divided(_at_pixels(torch.linalg.inv_ex(homography).inverse, height, width))
 
 
-def _camera_normals(images: Tensor, elevation: Tensor, plane: Plane | None) -> Tensor:
+def plane_in_view(
+    motion: Tensor, distance: Tensor, elevation: Tensor, plane: Plane | None
+) -> tuple[Tensor, Tensor]:
+    """Unit normals (B, 3) of the plane in the home cameras' coordinates, and reaches (B,) so that
+    normal · X = reach on the plane; see `perturb_viewpoint`.
+
+    Raises ValueError if the plane passes through a camera, home or moved, or a camera is moved
+    through the plane: it cannot carry the picture then.
+    """
+    normals = _camera_normals(motion, elevation, plane)
+    # n · X = reach in camera coordinates, where the point that is looked at is (0, 0, distance).
+    reach = normals[:, 2] * distance + (0.0 if plane is None else plane.offset)
+    place = -(motion[:, :3, :3].mT @ motion[:, :3, 3:])[..., 0]  # of the moved camera
+    moved = (reach - (normals * place).sum(-1)) * reach.sign()
+    if not (torch.minimum(reach.abs(), moved) > NEAREST_PLANE * distance).all():
+        raise ValueError(
+            f"{plane or 'the plane that faces the camera'} passes through or beside a camera of "
+            f"elevation {elevation.tolist()[0]:.0f}, at home or moved, which sees it edge-on or "
+            "from behind, so it cannot carry the picture; give the camera's elevation, smaller "
+            "movements, or leave `plane` (table_offset) out"
+        )
+    return normals, reach
+
+
+def _camera_normals(like: Tensor, elevation: Tensor, plane: Plane | None) -> Tensor:
     """Unit normals (B, 3) of the plane in camera coordinates."""
     if plane is None:
-        return images.new_tensor([0.0, 0.0, 1.0]).expand(len(elevation), 3)
+        return like.new_tensor([0.0, 0.0, 1.0]).expand(len(elevation), 3)
     zero = torch.zeros_like(elevation)
     home = SphericalCamera(zero, elevation, zero + 1, zero, zero[..., None].expand(-1, 3))
-    return to_extrinsics(home)[:, :3, :3] @ F.normalize(images.new_tensor(plane.normal), dim=0)
+    return to_extrinsics(home)[:, :3, :3] @ F.normalize(like.new_tensor(plane.normal), dim=0)
 
 
 def _inside(places: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from e0.network.policy_network import PolicyNetwork, module_name
+from e0.network.policy_network import PolicyNetwork, module_names
 from e0.network.siglip import SiglipTower
 from e0.policy import Policy
 
@@ -185,7 +185,7 @@ def _state(network: PolicyNetwork) -> Iterator[Assignment]:
         return
     for name in STATE_FEATURES:
         if name in network.vectors:
-            own = f"vector_projections.{module_name(name)}"
+            own = f"vector_projections.{module_names(network.vectors)[name]}"
             yield Assignment(own + ".weight", ("state_proj.weight",), cut="columns")
             yield Assignment(own + ".bias", ("state_proj.bias",))
             return

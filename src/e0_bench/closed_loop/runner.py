@@ -87,6 +87,7 @@ class Runner:
         steps = settings.denoising_steps
         self._options = {} if steps is None else {"steps": steps}
         self._environment_processors: dict[Environment, tuple[Any, Any]] = {}
+        self._warm: set[tuple[Environment, str]] = set()
 
     def environment(self, task: str) -> Environment:
         """The environment of a task."""
@@ -107,6 +108,17 @@ class Runner:
         batch = prepare(preprocess_observation(observation) | {"task": [instruction]})
         return self.preprocess(_without_light(batch) if blackout else batch)
 
+    def warm_up(
+        self, environment: Environment, observation: dict[str, Any], instruction: str
+    ) -> None:
+        """Have the policy make ahead what an episode's first chunk would wait for, once for all
+        episodes that look alike. Only E0 policies know how; nothing else changes."""
+        if hasattr(self.policy, "warm_up") and (environment, instruction) not in self._warm:
+            batch = self.batch(environment, observation, instruction)
+            with torch.inference_mode(), self._autocast():
+                self.policy.warm_up(batch, **self._options)
+            self._warm.add((environment, instruction))
+
     def run(self, assignment: Assignment) -> EpisodeResult:
         """One episode in closed loop."""
         from lerobot.utils.random_utils import set_seed
@@ -116,10 +128,11 @@ class Runner:
         environment = open_environment(changed, job.task)
         set_seed(job.seed)
         observation = environment.reset(job.seed)
-        self.policy.reset()
-        set_seed(job.seed)  # again, so that the policy's noise does not hang on the scene's
         told = _told(assignment, environment.instruction)
         instruction = told or environment.instruction
+        self.warm_up(environment, observation, instruction)
+        self.policy.reset()
+        set_seed(job.seed)  # again, so that the policy's noise does not hang on the scene's
         clip = None if self.settings.clips is None else [environment.render()]
         progress, ended = _Progress(), False
         while not ended:

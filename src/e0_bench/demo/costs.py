@@ -70,6 +70,7 @@ def chunk_latency(runner: Runner, task: str, repetitions: int = 200) -> dict[str
 
     environment = runner.environment(task)
     observation = environment.reset(seed=0)
+    runner.warm_up(environment, observation, environment.instruction)
     times = []
     for _ in range(repetitions + 20):
         start = time.perf_counter()

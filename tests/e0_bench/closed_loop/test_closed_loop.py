@@ -111,6 +111,31 @@ def test_denoising_steps_reach_the_policy(runner: Runner, monkeypatch: pytest.Mo
     assert runner.policy.last_chunk.steps_taken == 2
 
 
+def test_no_first_chunk_waits_for_what_can_be_made_ahead(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the clock runs, once for episodes that look alike; the episode stays the same."""
+    expected = run(runner, JOBS[0])
+    runner._warm.clear()
+    order: list[str] = []
+
+    def watch_calls(name: str) -> None:
+        call = getattr(runner.policy, name)
+
+        def noted(*given: Any, **own: Any) -> Any:
+            order.append(name)
+            return call(*given, **own)
+
+        monkeypatch.setattr(runner.policy, name, noted)
+
+    for name in ("warm_up", "reset", "select_action"):
+        watch_calls(name)
+    assert run(runner, JOBS[0]) == expected
+    assert order == ["warm_up", "reset", *["select_action"] * LENGTH]
+    assert run(runner, JOBS[0]) == expected
+    assert order[LENGTH + 2 :] == ["reset", *["select_action"] * LENGTH]
+
+
 def test_a_policy_of_another_type(act: Runner) -> None:
     """LeRobot's ACT: three steps a chunk, no entropy; actions outside the space are counted."""
     results = [run(act, job) for job in JOBS]
