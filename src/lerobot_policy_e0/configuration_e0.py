@@ -13,9 +13,10 @@ from lerobot.optim import (
     OptimizerConfig,
 )
 
+from e0.codebooks import CODEBOOK_KINDS
 from e0.network.presets import find_preset
 from e0.policy import PolicySettings, make_objective, network_sizes, token_layout
-from e0.tokens import CODEBOOK_KINDS, ActionTokenizer
+from e0.tokens import ActionTokenizer
 from lerobot_policy_e0.defaults import (
     default_action_steps,
     default_dtype,

@@ -32,6 +32,7 @@ from lerobot_policy_e0.training_start import (
     check_texts,
     continue_on,
     fit_codebooks,
+    fit_to_statistics,
     prepare_dataset,
     say_what_is_trained,
 )
@@ -81,12 +82,7 @@ class E0Policy(PreTrainedPolicy):
         if dataset_meta is not None:
             fit_codebooks(self.model.tokenizer, config, dataset_meta)
         elif dataset_stats is not None:
-            if ACTION not in dataset_stats:
-                raise ValueError(
-                    f"the dataset's statistics hold no {ACTION!r}, only {sorted(dataset_stats)}: "
-                    "recompute them, or pass dataset_meta so that the actions can be read"
-                )
-            self.model.tokenizer.fit_statistics(dataset_stats[ACTION], config.codebook)
+            fit_to_statistics(self.model.tokenizer, config, dataset_stats)
         new = dataset_meta is not None or dataset_stats is not None
         if new and config.prefix_from is not None:
             self.model.copy_prefix(self._load_other("prefix_from"))

@@ -27,7 +27,7 @@ from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.defaults import PRETRAINED
 from lerobot_policy_e0.prompts import Prompts
 from lerobot_policy_e0.standard_augmentation import StandardAugmentationStep
-from lerobot_policy_e0.statistics import prepare_statistics
+from lerobot_policy_e0.statistics import Statistics, prepare_statistics
 from lerobot_policy_e0.viewpoint import ViewpointAugmentationStep
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,18 @@ def fit_codebooks(tokenizer: ActionTokenizer, config: E0Config, dataset_meta: An
     else:
         if trained_episodes(dataset_meta) is not None:
             logger.warning("the codebooks are fitted to the statistics of all episodes")
-        tokenizer.fit_statistics(dataset_meta.stats[ACTION], config.codebook)
+        fit_to_statistics(tokenizer, config, dataset_meta.stats)
     log_codebooks(tokenizer, dataset_meta)
+
+
+def fit_to_statistics(tokenizer: ActionTokenizer, config: E0Config, stats: Statistics) -> None:
+    """Fit the codebooks to the action's statistics. Raises ValueError if there are none."""
+    if ACTION not in stats:
+        raise ValueError(
+            f"the dataset's statistics hold no {ACTION!r}, only {sorted(stats)}: recompute them, "
+            "or pass dataset_meta so that the actions can be read"
+        )
+    tokenizer.fit_statistics(stats[ACTION], config.codebook)
 
 
 def check_texts(prompts: Prompts, config: E0Config, dataset_meta: Any) -> None:

@@ -28,9 +28,11 @@ def policy_config(recording: Recording, config: E0Config) -> tuple[E0Config, lis
     except (ValueError, TypeError, IndexError, KeyError) as error:
         remedy = "correct the shapes and names in meta/info.json"
         finding = Finding(ERROR, "features", "meta/info.json", str(error), "training fails", remedy)
+        config.fill_in(recording.fps)
         return config, [finding]
     config.output_features = {n: f for n, f in features.items() if f.type is FeatureType.ACTION}
     config.input_features = {n: f for n, f in features.items() if n not in config.output_features}
+    config.fill_in(recording.fps)
     try:
         config.policy_settings()
     except ValueError as error:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from e0.tokens import CODEBOOK_KINDS, MAX_LEVELS, ActionTokenizer
+from e0.codebooks import CODEBOOK_KINDS, MAX_LEVELS
+from e0.tokens import ActionTokenizer
 from e0_bench.doctor.findings import ERROR, WARNING, Finding, listed, number, share
 from e0_bench.doctor.reading import Column
 

@@ -158,6 +158,7 @@ def diagnose(root: Path, config: E0Config, repo_id: str | None = None) -> Diagno
 def _check_time(recording: Recording, config: E0Config) -> list[Finding]:
     videos = any(recording.features[name]["dtype"] == "video" for name in recording.cameras)
     lengths, fps, horizon = recording.lengths, recording.fps, config.horizon
+    assert horizon is not None  # filled in by `policy_config`
     return [
         *check_timestamps(recording.timestamps, recording.starts, recording.episodes, fps, videos),
         *check_lengths(lengths, recording.episodes, horizon),
