@@ -12,8 +12,6 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from e0.averaging import WeightAverage, with_weights
@@ -24,6 +22,7 @@ from e0.sampling.sampler import require_dtype
 from e0.weights import import_weights, open_source
 from lerobot_policy_e0.acting import Episode, Samplers
 from lerobot_policy_e0.batches import batch_size, read_pictures, read_tasks, read_vectors
+from lerobot_policy_e0.checkpoints import CheckpointError, read_weights, refuse_adapter
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.prompts import find_tokenizer, make_prompts, tokenizer_of
 from lerobot_policy_e0.training_start import (
@@ -39,16 +38,6 @@ from lerobot_policy_e0.training_start import (
 from lerobot_policy_e0.viewpoint import VIEWPOINT
 
 logger = logging.getLogger(__name__)
-
-RENAMED = {
-    "model.network.action_in.": "model.network.action_tokens.input.",
-    "model.network.action_out.": "model.network.action_tokens.output.",
-}
-"""Parts of earlier checkpoints, and what they are called now."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged or belongs to another model."""
 
 
 class E0Policy(PreTrainedPolicy):
@@ -346,7 +335,7 @@ class E0Policy(PreTrainedPolicy):
         is missing. Raises CheckpointError naming what is wrong."""
         if not strict:
             raise ValueError("an E0 checkpoint is only ever loaded strictly")
-        _refuse_adapter(pretrained_name_or_path)
+        refuse_adapter(pretrained_name_or_path)
         meta = options.pop("dataset_meta", None)
         options.pop("dataset_stats", None)  # The codebooks come from the checkpoint.
         policy = super().from_pretrained(pretrained_name_or_path, strict=True, **options)
@@ -369,33 +358,7 @@ class E0Policy(PreTrainedPolicy):
     def _load_as_safetensor(
         cls, model: E0Policy, model_file: str, map_location: str, strict: bool
     ) -> E0Policy:
-        try:
-            state = load_file(model_file, device=str(torch.device(map_location)))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"cannot read the checkpoint {model_file}: {error}") from error
-        for old, name in RENAMED.items():
-            state = {key.replace(old, name, 1): tensor for key, tensor in state.items()}
-        expected = model.state_dict()
-        problems = [f"missing {name}" for name in expected if name not in state]
-        problems += [f"unexpected {name}" for name in state if name not in expected]
-        problems += [
-            f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in state and state[name].shape != tensor.shape
-        ]
-        if problems:
-            shown = "; ".join(problems[:5]) + (" ..." if len(problems) > 5 else "")
-            raise CheckpointError(
-                f"{model_file} does not fit this policy ({len(problems)} differences): {shown}"
-            )
-        model.load_state_dict(state, strict=True)
-        return model
-
-
-def _refuse_adapter(directory: str | Path) -> None:
-    adapter = Path(directory) / "adapter_config.json"
-    if adapter.is_file() and not (Path(directory) / "model.safetensors").is_file():
-        raise CheckpointError(
-            f"{directory} holds an adapter (LoRA) and not the policy that it adapts: load that, "
-            "put the adapter on it with peft.PeftModel.from_pretrained, and merge_and_unload"
+        model.load_state_dict(
+            read_weights(model_file, map_location, model.state_dict()), strict=True
         )
+        return model
