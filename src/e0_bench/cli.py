@@ -72,7 +72,7 @@ def doctor(arguments: Arguments) -> None:
     """Say what of a dataset will train badly, and which flag helps; exit code 1 for errors.
 
     Takes --policy.* flags as training does (--policy.horizon=16) and looks with these settings."""
-    from e0_bench.doctor.doctor import DoctorCommand, read_config, run_doctor, split_flags
+    from e0_bench.doctor.command import DoctorCommand, read_config, run_doctor, split_flags
 
     own, policy = split_flags(arguments)
     command = _parse(DoctorCommand, own, doctor)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from e0.codebooks import CODEBOOK_KINDS, MAX_LEVELS
+from e0.codebooks import CODEBOOK_KINDS
 from e0.tokens import ActionTokenizer
 from e0_bench.doctor.findings import ERROR, WARNING, Finding, listed, number, share
 from e0_bench.doctor.reading import Column
 
 FITTED_ROWS = 200_000  # more would take minutes and change nothing
 HELD_OUT = 10  # every tenth episode
+LEVELS = 8  # as few codes are the values of the data themselves
 GAP = 0.01  # of the range, between neighbouring codes
 TAIL, FEW = 0.03, 5  # share and number of values beyond the outermost codes
 
@@ -82,7 +83,7 @@ def check_tokens(action: Column, kind: str, vocabulary_size: int) -> list[Findin
 def widest_gap(tokens: TokenError) -> np.ndarray:
     """The largest gap as a share of the range, (D,); 0 where the codes are the data's levels."""
     spread = np.where(tokens.reach > 0, tokens.reach, 1.0)
-    return np.where(tokens.codes > MAX_LEVELS, tokens.gap / spread, 0.0)
+    return np.where(tokens.codes > LEVELS, tokens.gap / spread, 0.0)
 
 
 def _coarse(action: Column, chosen: TokenError, vocabulary_size: int) -> list[Finding]:

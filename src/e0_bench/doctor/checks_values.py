@@ -186,7 +186,10 @@ def check_episodes_alike(column: Column) -> list[Finding]:
     spreads = high - low  # a single wild value is an outlier, not another unit
     middle, width = np.median(medians, axis=0), np.median(spreads, axis=0)
     usual = np.median(np.abs(medians - middle), axis=0) + width
-    away = (np.abs(medians - middle) > UNLIKE * usual) | (spreads > UNLIKE * usual)
+    # A dimension that usually rests may well move once, as much as others do.
+    usual = np.maximum(usual, width.max() / UNLIKE)
+    shift = np.maximum(np.abs(medians - middle), spreads)
+    away = (shift > UNLIKE * usual) & (shift > np.abs(middle) / 2)
     # What never changes within an episode, as a goal, may well be another one in each.
     away &= width > 0
     if not away.any() or away.any(1).mean() > FEW_EPISODES:

@@ -89,6 +89,13 @@ def test_another_goal_in_each_episode_is_no_mistake() -> None:
     assert not check_episodes_alike(make_column(np.c_[goals, moving], episodes=8))
 
 
+def test_a_tool_that_tilts_in_one_episode_only_is_no_mistake() -> None:
+    tilt = 1e-4 * np.sin(np.arange(400) / 5)
+    tilt[150:200] = 0.2
+    pose = np.c_[np.sin(np.arange(400) / 7), np.sin(tilt / 2), np.cos(tilt / 2)]
+    assert not check_episodes_alike(make_column(pose, ["x", "qx", "qw"], episodes=8))
+
+
 def smooth_quaternions(count: int) -> np.ndarray:
     angles = np.c_[np.linspace(0, 3, count), np.linspace(0, 1, count), np.zeros(count)]
     quaternions = Rotation.from_euler("xyz", angles).as_quat()

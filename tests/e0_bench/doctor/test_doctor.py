@@ -29,7 +29,8 @@ from recordings import (
 )
 
 from e0_bench import cli, doctor
-from e0_bench.doctor.doctor import diagnose, read_config, split_flags
+from e0_bench.doctor.command import read_config, split_flags
+from e0_bench.doctor.doctor import diagnose
 from e0_bench.doctor.findings import ERROR, LEVELS, NOTE, WARNING
 from lerobot_policy_e0 import E0Config
 
