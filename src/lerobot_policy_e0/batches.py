@@ -55,9 +55,6 @@ def read_tasks(batch: dict[str, Any]) -> list[str]:
 
 
 def batch_size(batch: dict[str, Any], names: Iterable[str]) -> int | None:
-    """How many observations there are, by the first of these features that the batch holds."""
-    for name in names:
-        if name in batch:
-            tensor = batch[name]
-            return len(tensor) if tensor.ndim > 1 else 1
-    return None
+    """How many observations there are, by the first of these features that has a batch axis for
+    sure: one with a single axis may be a vector without it. None if there is no such feature."""
+    return next((len(batch[n]) for n in names if n in batch and batch[n].ndim > 1), None)

@@ -80,12 +80,24 @@ def test_no_action_is_computed_from_a_bad_input(method: str, value: float) -> No
         observation.vectors["state"][1, 2] = value
         with pytest.raises(NonFiniteError, match=r"vector state \(1 of 6 values, in rows \[1\]\)"):
             act(observation)
-    if value > 0:  # an image's range is looked at first: infinity is refused there
-        return
-    observation = observe()
-    observation.images["front"][0, 1, 3, 3] = torch.nan
-    with pytest.raises(NonFiniteError, match=r"image front \(1 of 9216 values, in rows \[0\]\)"):
-        policy.sample(observation)
+        observation = observe()
+        observation.images["front"][0, 1, 3, 3] = value
+        with pytest.raises(ValueError, match=r"image 'front' must lie in \[0, 1\]"):
+            act(observation)
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_pictures_are_watched_where_their_range_is_not(value: float) -> None:
+    """Off the CPU only the first batch's range is looked at."""
+    policy = make_policy({})
+    policy.network._require_range = lambda images: None
+    for act in ways_to_act(policy).values():
+        observation = observe()
+        observation.images["front"][0, 1, 3, 3] = value
+        with pytest.raises(
+            NonFiniteError, match=r"image front \(1 of 9216 values, in rows \[0\]\)"
+        ):
+            act(observation)
 
 
 @pytest.mark.parametrize("value", BAD)

@@ -275,7 +275,7 @@ class PolicyNetwork(nn.Module):
             return
         for index, name in enumerate(self.cameras):
             low, high = (bound.item() for bound in torch.aminmax(images[:, index].detach()))
-            if low < -0.05 or high > 1.05:  # NaN is for `e0.finite`
+            if not -0.05 <= low <= high <= 1.05:
                 raise ValueError(
                     f"image {name!r} must lie in [0, 1], got values from {low:.3g} to {high:.3g}: "
                     "divide bytes by 255; ranges of other models must be undone"
