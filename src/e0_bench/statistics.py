@@ -9,7 +9,7 @@ from numbers import Integral
 from statistics import NormalDist, fmean, stdev
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.stats import t
 
 SIGNIFICANCE = 0.05
@@ -176,7 +176,9 @@ def _highest_difference(first: int, second: int, n: int, z: float) -> float:
         variance = n * (2 * share + difference * (1 - difference))
         return first - second - n * difference + 1 + z * sqrt(max(0.0, variance))
 
-    return 1.0 if excess(1.0) >= 0 else float(brentq(excess, (first - second) / n, 1.0))
+    if excess(1.0) >= 0:
+        return 1.0
+    return float(root_scalar(excess, bracket=((first - second) / n, 1.0), method="brentq").root)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

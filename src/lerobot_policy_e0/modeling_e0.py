@@ -22,6 +22,7 @@ from e0.policy import ActionChunk, Policy
 from e0.reflow import make_teacher, reflow_loss
 from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler, require_dtype
+from e0.tokens import add_missing_bounds
 from e0.weights import import_weights, open_source
 from lerobot_policy_e0.codebook_log import log_codebooks
 from lerobot_policy_e0.configuration_e0 import E0Config
@@ -319,6 +320,7 @@ class E0Policy(PreTrainedPolicy):
             raise CheckpointError(f"cannot read the checkpoint {model_file}: {error}") from error
         for old, name in RENAMED.items():
             state = {key.replace(old, name, 1): tensor for key, tensor in state.items()}
+        add_missing_bounds(state, "model.tokenizer.")
         expected = model.state_dict()
         problems = [f"missing {name}" for name in expected if name not in state]
         problems += [f"unexpected {name}" for name in state if name not in expected]
