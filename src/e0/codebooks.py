@@ -26,6 +26,7 @@ LLOYD_ITERATIONS = 100
 KMEANS_GAIN = 0.5  # k-means leaves wide gaps where actions are rare: it has to halve the error.
 BLOCKS, HELD_OUT = 50, 5  # Of 50 stretches of the recording, in order, every fifth is held out.
 WIDE_GAP = 0.01  # as a share of the range
+OUTER = 0.005  # Beyond this quantile by more than the distance to its opposite lie outliers.
 DRAWN = 4096  # values that stand for data of which only statistics are known
 
 
@@ -87,6 +88,7 @@ def place_codes(values: Tensor, kind: str, size: int, dimension: int) -> Placed:
     both ends of the whole range, and rounds the rest to them. Raises ValueError for a dimension
     whose quantile range is empty although it varies.
     """
+    values = values.contiguous()
     ordered = values.sort().values
     levels = torch.unique_consecutive(ordered)
     if len(levels) <= (size if kind == "kmeans" else min(size, MAX_LEVELS)):
@@ -137,6 +139,45 @@ def draw_like(statistics: Mapping[str, float]) -> Tensor:
         return torch.from_numpy(np.interp(level, places, [low, *known.values(), high]))
     normal = torch.special.ndtri(level) * statistics["std"] + statistics["mean"]
     return normal.clamp(low, high)
+
+
+class Spread(NamedTuple):
+    """Mean and deviation of values without their outliers, and the bounds beyond which these lie;
+    infinite bounds where there are none."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+def measure_spread(values: Tensor) -> Spread:
+    """The spread of values (N,). Outliers lie further beyond the quantile .5 % or 99.5 % than these
+    are apart (7.7 deviations from the mean of normal values), and count as if they lay there."""
+    ordered = values.sort().values
+    share = torch.tensor([OUTER, 1 - OUTER], dtype=torch.float64)
+    return _spread(ordered, *_quantiles(ordered, share).tolist())
+
+
+def spread_by_statistics(statistics: Mapping[str, float]) -> Spread:
+    """The same for data of which only statistics are known: by their quantiles 1 % and 99 %, or
+    as if there were no outliers where these are not given."""
+    mean, std = statistics["mean"], statistics["std"]
+    if "q01" in statistics and "q99" in statistics:
+        spread = _spread(draw_like(statistics), statistics["q01"], statistics["q99"])
+        if math.isfinite(spread.low):
+            return spread
+    return Spread(mean, std, -math.inf, math.inf)
+
+
+def _spread(values: Tensor, low: float, high: float) -> Spread:
+    low, high = low - (high - low), high + (high - low)
+    outside = (values < low) | (values > high)
+    if low < high and outside.any():
+        values = values.clamp(low, high)
+    else:
+        low, high = -math.inf, math.inf
+    return Spread(values.mean().item(), values.std(correction=0).item(), low, high)
 
 
 def held_out(count: int) -> Tensor:

@@ -61,7 +61,8 @@ class TokenEmbedding(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class OrdinalEmbedding:
-    """Width 1: the code's value, standardized by the mean and deviation of the data.
+    """Width 1: the code's value, standardized by the mean and deviation of the data, and kept
+    within ± `limit`.
 
     Nearby codes look alike, so denoising goes from coarse to fine, at the cost of D numbers a
     step whatever V. It reads the tokenizer's buffers at every call, and so follows their moves
@@ -70,6 +71,7 @@ class OrdinalEmbedding:
     """
 
     tokenizer: ActionTokenizer
+    limit: float = math.inf
 
     @property
     def width(self) -> int:
@@ -86,8 +88,7 @@ class OrdinalEmbedding:
 
     def _table(self) -> Tensor:
         tokenizer = self.tokenizer
-        tokenizer.require_fitted()
-        return (tokenizer.codebook - tokenizer.center[:, None]) / tokenizer.scale[:, None]
+        return tokenizer.standardize(tokenizer.codebook.T).T.clamp(-self.limit, self.limit)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from e0.tokens import ActionTokenizer
 
 HEADS = ("cosine", "linear")
 COEFFICIENTS = 64
+MEAN_LIMIT = 3.0  # standard deviations
 
 
 def head_width(head: str, vocabulary_size: int) -> int:
@@ -65,7 +66,8 @@ class TokenHead:
     The loss is the cross-entropy plus `mean_weight` times the squared error of the codes' mean
     value Σ p c, in standard deviations of the data. The exact posterior is the minimum of both, so
     the second term changes no optimum, but it tells a wrong guess in which direction the truth
-    lies.
+    lies. Values count up to three deviations: codes far away, which a single outlier brings about,
+    would make it many times the cross-entropy.
 
     ready: what `logits` gives, if `prepared` has made it.
 
@@ -107,7 +109,7 @@ class TokenHead:
         """Loss of each chunk (B,), over the valid ones of tokens (B, H, D); see `cross_entropy`."""
         losses = cross_entropy(logits, tokens, valid)
         if self.mean_weight > 0:
-            values = OrdinalEmbedding(self.tokenizer)
+            values = OrdinalEmbedding(self.tokenizer, limit=MEAN_LIMIT)
             error = values.mean(logits.float().softmax(-1)) - values.embed(tokens)
             losses = losses + self.mean_weight * mean_over_valid(error[..., 0].square(), valid)
         return losses

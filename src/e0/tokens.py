@@ -21,9 +21,12 @@ from e0.codebooks import (
     STATISTICS_KINDS,
     CodebookReport,
     Placed,
+    Spread,
+    measure_spread,
     place_codes,
     place_codes_by_statistics,
     report,
+    spread_by_statistics,
 )
 
 ArrayLike = Tensor | np.ndarray
@@ -56,6 +59,10 @@ class ActionTokenizer(torch.nn.Module):
         code_count: int64 (D,), the number of distinct codes. `encode` stays below it.
         center, scale: float32 (D,), mean and standard deviation of the data (scale 1 where the
             data are constant); the ordinal embedding of `e0.diffusion` is built from them.
+        bounds: float32 (2, D), lowest and highest action that is no outlier
+            (`e0.codebooks.measure_spread`). Outliers have codes of their own, but in center, scale
+            and embedding they count as the bound. Infinite where there are none, and in states
+            that were saved without bounds.
         fitted: bool scalar.
 
     `reports` tells how finely the last fit represents each dimension; a state that is loaded has
@@ -69,6 +76,7 @@ class ActionTokenizer(torch.nn.Module):
     code_count: Tensor
     center: Tensor
     scale: Tensor
+    bounds: Tensor
     fitted: Tensor
 
     def __init__(self, action_dim: int, vocabulary_size: int = 256) -> None:
@@ -81,6 +89,7 @@ class ActionTokenizer(torch.nn.Module):
         self.register_buffer("code_count", torch.zeros(action_dim, dtype=torch.int64))
         self.register_buffer("center", torch.zeros(action_dim))
         self.register_buffer("scale", torch.ones(action_dim))
+        self.register_buffer("bounds", no_bounds(action_dim))
         self.register_buffer("fitted", torch.tensor(False))
         self.reports: tuple[CodebookReport, ...] = ()
         self._known_fitted = False
@@ -126,7 +135,7 @@ class ActionTokenizer(torch.nn.Module):
         _check_finite(data, "actions")
         size = self.vocabulary_size
         placed = [place_codes(column, kind, size, d) for d, column in enumerate(data.T)]
-        return self._install(placed, data.mean(0), data.std(0, unbiased=False))
+        return self._install(placed, [measure_spread(column) for column in data.T])
 
     def fit_statistics(
         self, statistics: Mapping[str, ArrayLike], kind: str = AUTO
@@ -148,18 +157,17 @@ class ActionTokenizer(torch.nn.Module):
                 f"codebook kind {kind!r} needs the raw actions: call fit(actions, {kind!r}), "
                 f"or choose one of {', '.join(STATISTICS_KINDS)}"
             )
-        names = ["min", "max", "mean", "std"]
-        if kind == AUTO:
-            names += [name for name in QUANTILES if name in statistics]
-        values = self._read_statistics(
-            statistics, names + ["q01", "q99"] * (kind == "uniform_quantile")
-        )
-        placed = []
-        for d in range(self.action_dim):
-            own = {name: value[d].item() for name, value in values.items()}
-            placed.append(place_codes_by_statistics(own, kind, self.vocabulary_size, d))
-        constant = values["min"] == values["max"]
-        return self._install(placed, values["mean"], values["std"].masked_fill(constant, 0.0))
+        known = [name for name in QUANTILES if name in statistics]
+        needed = ["q01", "q99"] * (kind == "uniform_quantile")
+        names = dict.fromkeys(["min", "max", "mean", "std", *needed, *known])
+        values = self._read_statistics(statistics, list(names))
+        size = self.vocabulary_size
+        rows = [
+            {name: value[d].item() for name, value in values.items()}
+            for d in range(self.action_dim)
+        ]
+        placed = [place_codes_by_statistics(row, kind, size, d) for d, row in enumerate(rows)]
+        return self._install(placed, [spread_by_statistics(row) for row in rows])
 
     def encode(self, actions: ArrayLike) -> Tensor:
         """Nearest code of each value: actions (..., D) to int64 tokens (..., D).
@@ -278,8 +286,8 @@ class ActionTokenizer(torch.nn.Module):
             raise ValueError("contradictory action statistics: min > max or a negative std")
         return values
 
-    def _install(self, placed: Sequence[Placed], mean: Tensor, std: Tensor) -> ActionTokenizer:
-        """Write distinct, ascending, padded codes and the statistics into the buffers."""
+    def _install(self, placed: Sequence[Placed], spreads: Sequence[Spread]) -> ActionTokenizer:
+        """Write distinct, ascending, padded codes and the spread of the data into the buffers."""
         reports = []
         for d, (codes, kind, rms) in enumerate(placed):
             distinct = torch.unique(codes.float())
@@ -287,17 +295,40 @@ class ActionTokenizer(torch.nn.Module):
             self.code_count[d] = len(distinct)
             self.codebook[d, : len(distinct)] = distinct
             self.codebook[d, len(distinct) :] = distinct[-1]
+        mean, std, low, high = torch.tensor(spreads, dtype=torch.float64).T
         varies = (std > 0) & (self.code_count.cpu() > 1)
         self.center.copy_(mean)
         self.scale.copy_(torch.where(varies, std, 1.0))
+        self.bounds.copy_(torch.stack([low, high]))
         self.fitted.fill_(True)
         self.reports = tuple(reports)
         return self
 
-    def _load_from_state_dict(self, *arguments, **keywords) -> None:
-        super()._load_from_state_dict(*arguments, **keywords)
+    def standardize(self, actions: Tensor) -> Tensor:
+        """Actions (..., D) with mean 0 and deviation 1 over the data, outliers put on the bounds.
+
+        Raises TokenizerNotFittedError without codebooks.
+        """
+        self.require_fitted()
+        return (actions.clamp(*self.bounds) - self.center) / self.scale
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments, **keywords) -> None:
+        add_missing_bounds(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **keywords)
         self._known_fitted = False  # The loaded tokenizer may be an unfitted one.
         self.reports = ()
+
+
+def no_bounds(action_dim: int) -> Tensor:
+    """The bounds (2, D) of data without outliers."""
+    return torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, action_dim)
+
+
+def add_missing_bounds(state: dict[str, Tensor], prefix: str) -> None:
+    """Give the state of a tokenizer that was saved without bounds infinite ones, in place: its
+    center and scale are those of all data."""
+    if f"{prefix}center" in state:
+        state.setdefault(f"{prefix}bounds", no_bounds(len(state[f"{prefix}center"])))
 
 
 def _check_kind(kind: str, known: tuple[str, ...]) -> None:

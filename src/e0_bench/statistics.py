@@ -178,7 +178,7 @@ def _highest_difference(first: int, second: int, n: int, z: float) -> float:
 
     if excess(1.0) >= 0:
         return 1.0
-    return root_scalar(excess, bracket=((first - second) / n, 1.0)).root
+    return float(root_scalar(excess, bracket=((first - second) / n, 1.0), method="brentq").root)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

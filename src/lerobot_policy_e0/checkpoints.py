@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from e0.tokens import add_missing_bounds
+
 RENAMED = {
     "model.network.action_in.": "model.network.action_tokens.input.",
     "model.network.action_out.": "model.network.action_tokens.output.",
@@ -32,6 +34,7 @@ def read_weights(file: str, device: str, expected: Mapping[str, Tensor]) -> dict
         raise CheckpointError(f"cannot read the checkpoint {file}: {error}") from error
     for old, name in RENAMED.items():
         state = {key.replace(old, name, 1): tensor for key, tensor in state.items()}
+    add_missing_bounds(state, "model.tokenizer.")
     problems = [f"missing {name}" for name in expected if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in expected]
     problems += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from lerobot.utils.constants import ACTION
@@ -14,11 +15,22 @@ logger = logging.getLogger(__name__)
 
 def log_codebooks(tokenizer: ActionTokenizer, dataset_meta: Any | None = None) -> None:
     """One line for each action dimension of a tokenizer that was just fitted, and a warning for
-    each whose largest gap between codes exceeds 1 % of its range."""
+    each that holds outliers, or whose largest gap between codes exceeds 1 % of its range."""
     names = dimension_names(dataset_meta, tokenizer.action_dim)
     for name, report in zip(names, tokenizer.reports, strict=True):
         logger.info("codebook of action %s: %s", name, report)
-    for name, report in zip(names, tokenizer.reports, strict=True):
+    bounds = tokenizer.bounds.T.tolist()
+    for name, report, (low, high) in zip(names, tokenizer.reports, bounds, strict=True):
+        if math.isfinite(low):
+            logger.warning(
+                "action %s holds outliers, values beyond %.4g to %.4g (its codes reach from %.4g "
+                "to %.4g); if they are errors of the recording, remove them from the dataset",
+                name,
+                low,
+                high,
+                report.low,
+                report.high,
+            )
         if report.is_coarse:
             logger.warning(
                 "codebook of action %s: actions between two codes that are %.2g apart, %.1f %% of "

@@ -274,7 +274,14 @@ def test_state_dict_round_trip_is_strict() -> None:
     target = ActionTokenizer(3, 32)
     target.load_state_dict(source.state_dict(), strict=True)
     assert target.encode(actions).equal(source.encode(actions))
-    assert set(source.state_dict()) == {"codebook", "code_count", "center", "scale", "fitted"}
+    assert set(source.state_dict()) == {
+        "codebook",
+        "code_count",
+        "center",
+        "scale",
+        "bounds",
+        "fitted",
+    }
     with pytest.raises(RuntimeError, match="size mismatch"):
         ActionTokenizer(3, 16).load_state_dict(source.state_dict())
     target.load_state_dict(ActionTokenizer(3, 32).state_dict())

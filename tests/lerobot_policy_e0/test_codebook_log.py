@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from small_dataset import build, metadata
 
+from e0.tokens import ActionTokenizer
 from lerobot_policy_e0 import E0Policy
-from lerobot_policy_e0.codebook_log import dimension_names
+from lerobot_policy_e0.codebook_log import dimension_names, log_codebooks
 
 
 def test_a_new_policy_says_how_fine_its_codes_are(
@@ -35,6 +37,17 @@ def test_coarse_codes_are_warned_of(vector_dataset: Path, caplog: pytest.LogCapt
     assert len(coarse) == 6, "all but the gripper"
     assert "of the range, are rounded" in coarse[0]
     assert "raise --policy.vocabulary_size (now 32)" in coarse[0]
+
+
+def test_outliers_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    actions = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    actions[70, 1] = 300.0
+    meta = SimpleNamespace(features={"action": {"names": ["shoulder", "elbow"]}})
+    with caplog.at_level(logging.WARNING):
+        log_codebooks(ActionTokenizer(2).fit(actions), meta)
+    (warning,) = [text for text in caplog.messages if "holds outliers" in text]
+    assert warning.startswith("action elbow holds outliers, values beyond -")
+    assert "to 300)" in warning
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_training_reflows_a_checkpoint(
     [
         ({"reflow_from": "no/such/place"}, "must be a checkpoint directory, and 'no/such/place'"),
         ({"objective": "flow"}, "has objective e0, this one has flow"),
-        ({"codebook": "uniform"}, "other codebooks than this one: start from it with"),
+        ({"codebook": "quantile"}, "other codebooks than this one: start from it with"),
     ],
 )
 def test_a_teacher_of_another_kind_is_refused(

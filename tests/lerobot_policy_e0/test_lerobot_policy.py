@@ -297,6 +297,20 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
         E0Policy.from_pretrained(damaged(checkpoint, tmp_path / "copy", change))
 
 
+def test_a_checkpoint_from_before_outliers_were_told_apart_is_loaded(
+    checkpoint: Path, tmp_path: Path, raw_batch: dict[str, Any], built: tuple[E0Policy, Any, Any]
+) -> None:
+    old = damaged(
+        checkpoint, tmp_path / "old", lambda t: t.pop(CODEBOOK.replace("codebook", "bounds"))
+    )
+    batch = built[1](dict(raw_batch))
+    chunks = [
+        E0Policy.from_pretrained(directory).predict_action_chunk(dict(batch), noise=noise())
+        for directory in (old, checkpoint)
+    ]
+    assert chunks[0].equal(chunks[1])
+
+
 @pytest.mark.parametrize("length", [0, 5, 1000, -1])
 def test_a_truncated_checkpoint_is_refused(length: int, checkpoint: Path, tmp_path: Path) -> None:
     copy = damaged(checkpoint, tmp_path / "copy", lambda tensors: None)

@@ -69,11 +69,12 @@ def interpolate(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
 
 
 def standardize(tokenizer: ActionTokenizer, actions: Tensor) -> Tensor:
-    """Actions (..., D) with mean 0 and deviation 1 over the data the tokenizer was fitted to.
+    """Actions (..., D) with mean 0 and deviation 1 over the data the tokenizer was fitted to;
+    outliers count as the end of what is none.
 
     Raises ValueError for NaN or infinity, TokenizerNotFittedError if it was not fitted.
     """
-    return (tokenizer.check(actions) - tokenizer.center) / tokenizer.scale
+    return tokenizer.standardize(tokenizer.check(actions))
 
 
 def to_actions(tokenizer: ActionTokenizer, standardized: Tensor) -> Tensor:
