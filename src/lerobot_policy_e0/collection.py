@@ -25,7 +25,7 @@ from tqdm import tqdm
 from e0_maniskill.collection import CollectionSettings, collect_episodes, numbers_per_task
 from e0_maniskill.episodes import Episode, load_episode
 from e0_maniskill.files import beside, place_directory, read_json, write_text
-from e0_maniskill.locks import LOCK, own_directory
+from e0_maniskill.locks import own_directory
 from e0_maniskill.selection import Collected, Outcome
 from e0_maniskill.tasks import CONTROL_FREQUENCY
 from lerobot_policy_e0.viewpoint import depth_feature
@@ -70,7 +70,7 @@ def collect_dataset(
     output = Path(output)
     wanted = request.record() | {"videos": use_videos}
     partial = beside(output, ".partial")
-    if output.exists() and not (partial / MARKER).exists():
+    if output.exists() and not (partial.is_dir() and _is_ours(partial)):
         return _existing_record(wanted, output)
     with _unfinished(partial, output):
         if not output.exists():  # or a kill came right after the renaming
@@ -83,20 +83,26 @@ def _unfinished(partial: Path, output: Path) -> Iterator[None]:
     """Own the directory in which an unfinished collection into `output` lies; remove it once the
     output is there. OutputInUseError if it holds something else."""
     with own_directory(partial):
-        if not (partial / MARKER).exists():
-            if {path.name for path in partial.iterdir()} - {LOCK}:
-                raise OutputInUseError(
-                    f"{partial} holds something else than an unfinished collection, which has to "
-                    f"lie there (a file {MARKER} would say so); move it away, or choose another "
-                    "output directory"
-                )
-            write_text(partial / MARKER, f"of a collection into {output.name}; may be removed\n")
+        if not _is_ours(partial):
+            raise OutputInUseError(
+                f"{partial} holds something else than an unfinished collection, which has to lie "
+                f"there (a file {MARKER} would say so); move it away, or choose another output "
+                "directory"
+            )
+        write_text(partial / MARKER, f"of a collection into {output.name}; may be removed\n")
         yield
         for name in ("episodes", "dataset"):
             shutil.rmtree(partial / name, ignore_errors=True)
         (partial / MARKER).unlink()  # last: what a kill leaves can still be removed
     with suppress(OSError):  # somebody waited for it
         partial.rmdir()
+
+
+def _is_ours(partial: Path) -> bool:
+    """Whether a directory is marked as an unfinished collection, or empty but for what a kill just
+    before or after that leaves: a lock, the draft of the mark."""
+    names = [path.name for path in partial.iterdir()]
+    return MARKER in names or all(name.startswith(".") for name in names)
 
 
 def _collect_into(

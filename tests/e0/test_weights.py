@@ -360,8 +360,11 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
     with pytest.raises(FileExistsError, match="choose another --output"):
         convert_weights(open_source(file), tmp_path / "converted")
     shutil.rmtree(tmp_path / "converted")
+    (tmp_path / "converted.partial").mkdir()
+    (tmp_path / "converted.partial" / "thesis.txt").touch()
     source = open_source(file)
     _cut(file)  # what is read later is gone
     with pytest.raises(Exception, match=r"."):
         convert_weights(source, tmp_path / "converted")
-    assert not (tmp_path / "converted").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, "converted.partial"}
+    assert (tmp_path / "converted.partial" / "thesis.txt").exists()

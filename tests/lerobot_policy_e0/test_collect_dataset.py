@@ -203,11 +203,16 @@ def test_a_second_collection_into_the_same_output_is_refused(
 def test_a_kill_after_the_renaming_leaves_nothing_to_do_but_to_clean_up(
     tmp_path: Path, collected: Collected
 ) -> None:
-    output = tmp_path / "dataset"
+    output, partial = tmp_path / "dataset", tmp_path / "dataset.partial"
     shutil.copytree(collected.root, output)
     prepare_episodes(output, REQUEST, collected.tried[:1])
     assert collect_dataset(REQUEST, output) == collected.record
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+    for name in (".lock", f".{MARKER}.7"):  # nearly all was removed, or the mark not yet made
+        partial.mkdir(exist_ok=True)
+        (partial / name).touch()
+    assert collect_dataset(REQUEST, output) == collected.record
+    assert not (partial / MARKER).exists() and not (partial / ".lock").exists()
 
 
 def test_unknown_task_leaves_nothing_behind(tmp_path: Path) -> None:
