@@ -77,7 +77,7 @@ def test_nothing_is_fitted_to_episodes_that_are_left_out(bad: float, tmp_path: P
     assert trained_episodes(dataset.meta) == [0, 3]
     kept = read_actions(dataset.meta)
     assert len(kept) == 2 * STEPS
-    policy = make_policy(make_config(), ds_meta=dataset.meta)
+    policy = make_policy(make_config(codebook="mu_law"), ds_meta=dataset.meta)
     torch.testing.assert_close(policy.model.tokenizer.codebook[:, -1], kept.amax(0))
     states = torch.stack([dataset[i]["observation.state"] for i in range(len(dataset))])
     preprocess, _ = make_pre_post_processors(policy.config, dataset_stats=dataset.meta.stats)
@@ -94,11 +94,12 @@ def test_a_dataset_without_a_selection_is_trained_on_whole(vector_dataset: Path)
 
 def test_a_streamed_dataset_has_only_statistics(vector_dataset: Path, monkeypatch: Any) -> None:
     meta = metadata(vector_dataset)
-    expected = make_policy(make_config(), ds_meta=meta).model.tokenizer.codebook
+    config = make_config(codebook="mu_law")
+    expected = make_policy(config, ds_meta=meta).model.tokenizer.codebook
     for module in (columns_module, "lerobot_policy_e0.training_start"):
         name = module if isinstance(module, str) else module.__name__
         monkeypatch.setattr(f"{name}.data_files", lambda _: [])
-    streamed = make_policy(make_config(), ds_meta=meta).model.tokenizer.codebook
+    streamed = make_policy(config, ds_meta=meta).model.tokenizer.codebook
     torch.testing.assert_close(streamed[:, -1], expected[:, -1])
     torch.testing.assert_close(streamed[:, 0], expected[:, 0])
 

@@ -337,7 +337,7 @@ def test_what_is_no_dataset_is_one_line(
     ("flag", "told"),
     [
         ("--policy.horizn=9", "unknown setting --policy.horizn; did you mean --policy.horizon?"),
-        ("--policy.horizon=0", "must lie between 1 and the horizon (0)"),
+        ("--policy.horizon=0", "horizon must be at least 1, got 0"),
         ("--policy.type=act", "policy type e0, not 'act'"),
     ],
 )
