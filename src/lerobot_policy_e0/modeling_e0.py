@@ -35,6 +35,7 @@ from lerobot_policy_e0.training_start import (
     say_what_is_trained,
 )
 from lerobot_policy_e0.viewpoint import VIEWPOINT
+from lerobot_policy_e0.vision import make_tower, optimizer_groups
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +70,14 @@ class E0Policy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         self.config: E0Config = config
+        new = dataset_meta is not None or dataset_stats is not None
+        tower = make_tower(config, new)
         config.fill_in(None if dataset_meta is None else dataset_meta.fps)
         if config.dtype == "bfloat16":
             require_dtype(torch.bfloat16, torch.device(config.device or "cpu"))
         if dataset_meta is not None:
             prepare_dataset(config, dataset_meta)
-        self.model = Policy(config.policy_settings())
+        self.model = Policy(config.policy_settings(), tower)
         if dataset_meta is not None:
             fit_codebooks(self.model.tokenizer, config, dataset_meta)
         elif dataset_stats is not None:
@@ -84,7 +87,6 @@ class E0Policy(PreTrainedPolicy):
                     "recompute them, or pass dataset_meta so that the actions can be read"
                 )
             self.model.tokenizer.fit_statistics(dataset_stats[ACTION], config.codebook)
-        new = dataset_meta is not None or dataset_stats is not None
         if new and config.prefix_from is not None:
             self.model.copy_prefix(self._load_other("prefix_from"))
         if new and config.init_from is not None:
@@ -111,10 +113,11 @@ class E0Policy(PreTrainedPolicy):
     def get_optim_params(self) -> list[dict[str, Any]]:
         """Matrices with weight decay; norms, biases and learned offsets without."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        return [
+        groups = [
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        return optimizer_groups(groups, self.model.network.tower, self.config.vision_lr)
 
     def update(self) -> None:
         """LeRobot calls this after every optimizer step."""
