@@ -55,7 +55,8 @@ class E0Config(PreTrainedConfig):
         chunk), noise_draws (per observation in training).
     Network:
         preset: a row of `e0.network.presets`. image_size: height and width that pictures are
-            brought to, such as [96,128]; if None those of the preset, in the cameras' own shape.
+            brought to, such as [96,128]; if None those of the preset, or of the model that `vision`
+            names, in the cameras' own shape.
         vision: a pretrained model that the presets `tiny` and `small` see with in place of their
             own tower: resnet18, dinov2_small, siglip_base, a directory or a hub id of a ResNet,
             DINOv2 or SigLIP of the library transformers. vision_weights: pretrained, or random.
