@@ -139,9 +139,12 @@ def token_layout(settings: PolicySettings, objective: Objective) -> TokenLayout:
 
 
 class Policy(nn.Module):
-    """Observations -> action chunks. The tokenizer's codebooks are saved with the weights."""
+    """Observations -> action chunks. The tokenizer's codebooks are saved with the weights.
 
-    def __init__(self, settings: PolicySettings) -> None:
+    tower: looks at pictures in place of the preset's tower, see `PolicyNetwork`.
+    """
+
+    def __init__(self, settings: PolicySettings, tower: nn.Module | None = None) -> None:
         super().__init__()
         self.settings = settings
         self.tokenizer = ActionTokenizer(settings.action_dim, settings.vocabulary_size)
@@ -152,6 +155,7 @@ class Policy(nn.Module):
             cameras=settings.cameras,
             vectors=settings.vectors,
             use_instruction=settings.use_instruction,
+            tower=tower,
         )
 
     def loss(
@@ -194,9 +198,18 @@ class Policy(nn.Module):
                     f"a prefix can only come from a policy with the same {name}: this one has "
                     f"{own}, the other has {given}"
                 )
+        tower, given_tower = self.network.tower, other.network.tower
+        if str(tower) != str(given_tower):  # how a module prints tells what it is made of
+            raise ValueError(
+                f"a prefix can only come from a policy with the same vision tower: this one has "
+                f"{_told(tower)}, the other has {_told(given_tower)}"
+            )
         given = other.network.prefix_parameters()
         for name, parameter in self.network.prefix_parameters().items():
             parameter.copy_(given[name])
+        if tower is not None and given_tower is not None:  # statistics of batch norms
+            for own, buffer in zip(tower.buffers(), given_tower.buffers(), strict=True):
+                own.copy_(buffer)
 
     @torch.no_grad()
     def sample(
@@ -229,3 +242,7 @@ class Policy(nn.Module):
             ),
         )
         return accept(drawn, observation, noise, self)
+
+
+def _told(tower: nn.Module | None) -> str:
+    return "none" if tower is None else tower.extra_repr() or type(tower).__name__

@@ -55,14 +55,20 @@ def trained_episodes(dataset_meta: Any) -> list[int] | None:
 
     LeRobot hands policies the description of the whole dataset, and not which episodes were left
     out (`--dataset.episodes`, `--dataset.eval_split`). The dataset that holds this description
-    knows, so it is looked for among all objects.
+    knows, so it is looked for among what refers to it.
     """
-    kinds = (LeRobotDataset, StreamingLeRobotDataset)
-    holders = [o for o in gc.get_objects() if issubclass(type(o), kinds)]
-    chosen = [d.episodes for d in holders if getattr(d, "meta", None) is dataset_meta]
+    holders = [_attributes(holder) for holder in gc.get_referrers(dataset_meta)]
+    chosen = [h["episodes"] for h in holders if h.get("meta") is dataset_meta and "episodes" in h]
     if not chosen or any(episodes is None for episodes in chosen):
         return None
     return sorted({int(episode) for episodes in chosen for episode in episodes})
+
+
+def _attributes(holder: object) -> dict[str, Any]:
+    """Those of a dataset; Python tells the dataset itself or the dictionary of its attributes."""
+    if isinstance(holder, LeRobotDataset | StreamingLeRobotDataset):
+        return vars(holder)
+    return holder if isinstance(holder, dict) and "delta_timestamps" in holder else {}
 
 
 def _columns(

@@ -18,6 +18,7 @@ from e0.network.presets import find_preset
 from e0.policy import PolicySettings, make_objective, network_sizes, token_layout
 from e0.tokens import ActionTokenizer
 from lerobot_policy_e0.defaults import (
+    PRETRAINED,
     default_action_steps,
     default_dtype,
     default_horizon,
@@ -26,6 +27,7 @@ from lerobot_policy_e0.defaults import (
 )
 from lerobot_policy_e0.standard_augmentation import StandardAugmentation
 from lerobot_policy_e0.viewpoint import DEPTH, NUMBERS, VIEWPOINT, ViewpointSettings
+from lerobot_policy_e0.vision_model import VisionModel
 
 OF_ONE_TRAINING = ("init_from", "prefix_from", "reflow_from", "refit_codebook")
 
@@ -54,8 +56,13 @@ class E0Config(PreTrainedConfig):
         chunk), noise_draws (per observation in training).
     Network:
         preset: a row of `e0.network.presets`. image_size: height and width that pictures are
-            brought to, such as [96,128]; if None those of the preset, in the cameras' own shape.
-            use_instruction: feed the task's text;
+            brought to, such as [96,128]; if None those of the preset, or of the model that `vision`
+            names, in the cameras' own shape.
+        vision: a pretrained model that the presets `tiny` and `small` see with in place of their
+            own tower: resnet18, dinov2_small, siglip_base, a directory or a hub id of a ResNet,
+            DINOv2 or SigLIP of the library transformers. vision_weights: pretrained, or random.
+        vision_config: set by it, what the model is; its weights are in the checkpoint.
+        use_instruction: feed the task's text;
         maximum_instruction_bytes: longer instructions are refused, never cut.
         cameras: the images that the policy sees, in this order; all in the dataset's order if
             empty. pi-0's order is base, left wrist, right wrist.
@@ -70,13 +77,16 @@ class E0Config(PreTrainedConfig):
             numbers cannot name an episode and the policy has to look at its images.
         dtype: float32, or bfloat16 for autocast in LeRobot's training loop and for sampling; if
             None bfloat16 for the 3 B presets on a GPU. optimizer_lr: by the preset if None.
+            optimizer_lr_vision: of a pretrained vision model, 2.5e-5 if None, or optimizer_lr where
+            that is less.
         viewpoint_augmentation: trains as if cameras had been bumped
             (`lerobot_policy_e0.viewpoint.ViewpointSettings`), as in
             --policy.viewpoint_augmentation.probability=0.8.
         standard_augmentation: crop, rotation and colours
             (`lerobot_policy_e0.standard_augmentation.StandardAugmentation`).
-        freeze_vision, freeze_language: leave the vision tower, or the words and the blocks of the
-            prefix, as they are. gradient_checkpointing: compute the insides of blocks again in the
+        freeze_vision, freeze_language: leave the vision tower (of `vision` the pretrained model,
+            not its projection to the policy's width), or the words and the blocks of the prefix,
+            as they are. gradient_checkpointing: compute the insides of blocks again in the
             backward pass, for less memory. ema_decay: act with an average of the weights, 0.999 is
             usual; 0 is none.
         init_from: weights that a new policy starts from (`e0.weights`): pi-0, pi-0.5, PaliGemma or
@@ -115,6 +125,9 @@ class E0Config(PreTrainedConfig):
 
     preset: str = "tiny"
     image_size: tuple[int, int] | None = None
+    vision: str | None = None
+    vision_weights: str = "pretrained"
+    vision_config: str | None = None
     use_instruction: bool = PolicySettings.use_instruction
     maximum_instruction_bytes: int = 256
     cameras: list[str] = field(default_factory=list)
@@ -140,6 +153,7 @@ class E0Config(PreTrainedConfig):
     reflow_steps: int = 10
 
     optimizer_lr: float | None = None
+    optimizer_lr_vision: float | None = None
     optimizer_betas: tuple[float, float] = (0.9, 0.99)
     optimizer_weight_decay: float = 1e-2
     optimizer_grad_clip_norm: float = 1.0
@@ -173,8 +187,11 @@ class E0Config(PreTrainedConfig):
             raise ValueError(f"reflow_steps must be at least 1, got {self.reflow_steps}")
         if not self.vector_noise >= 0:
             raise ValueError(f"vector_noise must not be negative, got {self.vector_noise}")
-        if not self.optimizer_lr > 0:
-            raise ValueError(f"optimizer_lr must be positive, got {self.optimizer_lr}")
+        for name in ("optimizer_lr", "optimizer_lr_vision"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise ValueError(f"{name} must be positive, got {rate}")
+        self._check_vision()
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie within [0, 1), got {self.ema_decay}")
         if not 0 <= self.warmup_fraction <= 1:
@@ -223,6 +240,17 @@ class E0Config(PreTrainedConfig):
                 f"({self.horizon}): a chunk holds no more steps"
             )
 
+    def _check_vision(self) -> None:
+        if self.vision_weights not in ("pretrained", "random"):
+            raise ValueError(
+                f"vision_weights must be pretrained or random, got {self.vision_weights!r}"
+            )
+        if self.vision is not None and training_defaults(self.preset) is PRETRAINED:
+            raise ValueError(
+                f"vision={self.vision!r} is for the presets tiny and small: {self.preset!r} has "
+                "its own pretrained tower"
+            )
+
     def fill_in(self, fps: float | None = None) -> None:
         """Choose what was left out, for a new policy and a dataset of this rate in steps a second;
         see `lerobot_policy_e0.defaults`."""
@@ -230,8 +258,11 @@ class E0Config(PreTrainedConfig):
             self.horizon = max(default_horizon(self.preset, fps), self.n_action_steps or 1)
         if self.n_action_steps is None:
             self.n_action_steps = default_action_steps(self.horizon)
-        if self.image_size is None and fps is not None:
-            pictures = [feature.shape for feature in self.image_features.values()]
+        pictures = [feature.shape for feature in self.image_features.values()]
+        if self.vision_config is not None:
+            model = VisionModel.from_json(self.vision_config)
+            self.image_size = model.picture_size(self.image_size, pictures)
+        elif self.image_size is None and fps is not None:
             self.image_size = default_image_size(self.preset, pictures)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -254,6 +285,14 @@ class E0Config(PreTrainedConfig):
     @property
     def reward_delta_indices(self) -> None:
         return None
+
+    @property
+    def vision_lr(self) -> float | None:
+        """Learning rate of a pretrained vision model, None for that of all the rest."""
+        assert self.optimizer_lr is not None  # filled in by the preset
+        if self.optimizer_lr_vision is None and self.vision_weights == "pretrained":
+            return min(self.optimizer_lr, PRETRAINED.learning_rate)
+        return self.optimizer_lr_vision
 
     def get_optimizer_preset(self) -> FusedAdamWConfig:
         assert self.optimizer_lr is not None  # filled in by the preset

@@ -63,12 +63,23 @@ def default_image_size(preset: str, pictures: Iterable[tuple[int, ...]]) -> tupl
     """Height and width for cameras (channels, height, width): the preset's longer side in their own
     shape, so that no black bars are computed; the preset's where they differ in shape, or where its
     weights depend on it (None)."""
-    shapes = {(height, width) for _, height, width in pictures}
     sizes = find_preset(preset)
-    if len({height / width for height, width in shapes}) != 1 or not isinstance(
-        sizes.vision, KeypointShape
-    ):
+    if not isinstance(sizes.vision, KeypointShape):
+        return None
+    return fitted(pictures, max(sizes.image_size))
+
+
+def fitted(
+    pictures: Iterable[tuple[int, ...]], longer: int, multiple: int = 1
+) -> tuple[int, int] | None:
+    """Height and width in the shape of these pictures (channels, height, width), with about this
+    longer side and both sides multiples of something; None where their shapes differ."""
+    shapes = {(height, width) for _, height, width in pictures}
+    if len({height / width for height, width in shapes}) != 1:
         return None
     height, width = shapes.pop()
-    scale = max(sizes.image_size) / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    scale = longer / max(height, width) / multiple
+    return (
+        multiple * max(1, round(height * scale)),
+        multiple * max(1, round(width * scale)),
+    )

@@ -36,6 +36,7 @@ from lerobot_policy_e0.training_start import (
     say_what_is_trained,
 )
 from lerobot_policy_e0.viewpoint import VIEWPOINT
+from lerobot_policy_e0.vision import make_tower, optimizer_groups
 
 logger = logging.getLogger(__name__)
 
@@ -62,17 +63,18 @@ class E0Policy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         self.config: E0Config = config
+        new = dataset_meta is not None or dataset_stats is not None
+        tower = make_tower(config, new)
         config.fill_in(None if dataset_meta is None else dataset_meta.fps)
         if config.dtype == "bfloat16":
             require_dtype(torch.bfloat16, torch.device(config.device or "cpu"))
         if dataset_meta is not None:
             prepare_dataset(config, dataset_meta)
-        self.model = Policy(config.policy_settings())
+        self.model = Policy(config.policy_settings(), tower)
         if dataset_meta is not None:
             fit_codebooks(self.model.tokenizer, config, dataset_meta)
         elif dataset_stats is not None:
             fit_to_statistics(self.model.tokenizer, config, dataset_stats)
-        new = dataset_meta is not None or dataset_stats is not None
         if new and config.prefix_from is not None:
             self.model.copy_prefix(self._load_other("prefix_from"))
         if new and config.init_from is not None:
@@ -103,7 +105,8 @@ class E0Policy(PreTrainedPolicy):
             if parameter.requires_grad:
                 decays = parameter.ndim > 1 and name.endswith(".weight")
                 groups[not decays].append(parameter)
-        return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
+        plain = [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
+        return optimizer_groups(plain, self.model.network.tower, self.config.vision_lr)
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:

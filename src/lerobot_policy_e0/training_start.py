@@ -111,6 +111,10 @@ def say_what_is_trained(config: E0Config, model: Policy, fps: float) -> None:
     if model.settings.cameras:
         height, width = network_sizes(model.settings).image_size
         pictures = f"{len(model.settings.cameras)} cameras at {height} × {width} px"
+    if config.vision is not None:
+        rate = f"learning rate {config.vision_lr or config.optimizer_lr:g}"
+        rate = "frozen" if config.freeze_vision else rate
+        pictures += f", seen by {config.vision} ({config.vision_weights} weights, {rate})"
     logger.info(
         "E0 %s: chunks of %d steps (%.2f s at %g a second), of which %s run (%.2f s); %s; %.1f M "
         "parameters; learning rate %g; %s",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from e0.network.language import encode_instructions
 from e0.network.policy_network import Observation
@@ -236,6 +236,49 @@ def test_a_prefix_is_copied_between_objectives() -> None:
 def test_a_prefix_of_another_kind_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_policy().copy_prefix(make_policy(**changes))
+
+
+class Patches(nn.Module):
+    """A tower of one's own: patches of 16 pixels, of which one part was trained before."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pretrained = nn.Conv2d(3, 8, 16, 16)
+        self.projection = nn.Linear(8, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.projection(self.pretrained(images).flatten(2).transpose(1, 2))
+
+
+def seeing(tower: nn.Module | None) -> Policy:
+    policy = Policy(replace(SETTINGS, cameras=("front",)), tower)
+    policy.tokenizer.fit(data()[1].reshape(-1, D))
+    return policy
+
+
+def test_a_policy_sees_with_the_tower_that_it_is_given() -> None:
+    tower = Patches(SHAPE.width)
+    policy = seeing(tower)
+    states, actions, valid = data()
+    observation = replace(states, images={"front": torch.rand(B, 3, 48, 64)})
+    assert policy.network.encode_prefix(observation).mask.shape == (B, 4 + 1)
+    policy.network.freeze(vision=True)
+    policy.loss(observation, actions, valid).mean().backward()
+    assert tower.pretrained.weight.grad is None
+    assert tower.projection.weight.grad is not None
+    twin = seeing(Patches(SHAPE.width))
+    twin.copy_prefix(policy)
+    torch.testing.assert_close(twin.network.tower.state_dict(), tower.state_dict())
+    with pytest.raises(ValueError, match="this one has KeypointTower, the other has Patches"):
+        seeing(None).copy_prefix(policy)
+
+
+def test_a_tower_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no camera to look through"):
+        Policy(SETTINGS, Patches(SHAPE.width))
+    observation = replace(data()[0], images={"front": torch.rand(B, 3, 32, 32)})
+    with pytest.raises(ValueError, match=r"give tokens \(N, P, 48\), got \(6, 4, 47\)"):
+        seeing(Patches(47)).sample(observation)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7])

@@ -49,8 +49,11 @@ SUFFIX = ("time", "action_tokens", "step_identity", "suffix_blocks", "suffix_nor
 class PolicyNetwork(nn.Module):
     """The transformer of a policy; `layout` says what comes in and goes out for every action token.
 
-    Raises ValueError without anything to observe, and for vector features where the preset puts
-    the state into the prompt.
+    tower: looks at pictures in place of the preset's: (N, 3, height, width) in [0, 1] -> tokens
+    (N, P, width of the prefix). A part of it called `pretrained` is what `freeze` freezes.
+
+    Raises ValueError without anything to observe, for a tower without cameras, and for vector
+    features where the preset puts the state into the prompt.
     """
 
     def __init__(
@@ -61,10 +64,13 @@ class PolicyNetwork(nn.Module):
         cameras: Sequence[str],
         vectors: Mapping[str, int],
         use_instruction: bool = True,
+        tower: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not cameras and not vectors:
             raise ValueError("a policy needs at least one camera or one vector feature")
+        if tower is not None and not cameras:
+            raise ValueError("a vision tower was given, and there is no camera to look through")
         if vectors and preset.state == "prompt":
             raise ValueError(
                 f"this preset reads the state from the prompt, so it takes no vector features; got "
@@ -78,7 +84,7 @@ class PolicyNetwork(nn.Module):
         adaptive = preset.time == "adaptive"
         state_width = action_width if preset.state == "suffix" else width
 
-        self.tower = _make_tower(preset) if cameras else None
+        self.tower = _make_tower(preset) if cameras and tower is None else tower
         # None rather than empty: data-parallel training waits for the gradient of every parameter.
         self.camera_identity = (
             nn.Parameter(torch.randn(len(cameras), width) * 0.02)
@@ -131,8 +137,10 @@ class PolicyNetwork(nn.Module):
         }
 
     def freeze(self, *, vision: bool = False, language: bool = False) -> None:
-        """Train no more: the vision tower; the words and the blocks of the prefix."""
-        frozen: list[nn.Module | None] = [self.tower] if vision else []
+        """Train no more: the vision tower, or its `pretrained` part if it has one; the words and
+        the blocks of the prefix."""
+        tower = getattr(self.tower, "pretrained", self.tower)
+        frozen: list[nn.Module | None] = [tower] if vision else []
         if language:
             frozen += [self.language, self.prefix_blocks, self.prefix_norm, self.prefix_key_value]
         for part in frozen:
@@ -285,7 +293,7 @@ class PolicyNetwork(nn.Module):
     def _embed_images(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Tokens of all cameras in one call of the tower, and their mask."""
         assert self.tower is not None
-        size, antialias = self.preset.image_size, isinstance(self.tower, KeypointTower)
+        size, antialias = self.preset.image_size, not isinstance(self.tower, SiglipTower)
         images = torch.stack(
             [resize(observation.images[c], size, antialias) for c in self.cameras], dim=1
         )
@@ -297,7 +305,12 @@ class PolicyNetwork(nn.Module):
                 x = self._run(block, x)
             tokens = self.tower.read_out(x)
         else:
-            tokens = self.tower(flat)
+            tokens = self._run(self.tower, flat)
+        width = self.preset.prefix.width
+        if tokens.ndim != 3 or tokens.shape[-1] != width:
+            raise ValueError(
+                f"the vision tower must give tokens (N, P, {width}), got {tuple(tokens.shape)}"
+            )
         tokens = tokens.unflatten(0, images.shape[:2])
         if self.camera_identity is not None:
             tokens = tokens + self.camera_identity[:, None]

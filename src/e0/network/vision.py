@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COORDINATE_WIDTH = 32  # sine and cosine features of each coordinate
+PLACE_WIDTH = 2 * COORDINATE_WIDTH
 SHARPNESS = 5.0  # multiplies the attention's logits, so that a fresh softmax soon finds a place
 
 
@@ -25,6 +26,18 @@ def sinusoidal(x: Tensor, width: int, shortest: float, longest: float) -> Tensor
     period = shortest * (longest / shortest) ** steps
     angle = x[..., None] * (2 * math.pi / period)
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+def coordinates(height: int, width: int, device: torch.device) -> Tensor:
+    """Row and column, each from -1 to 1, of the cells of a map: (height · width, 2)."""
+    y = torch.linspace(-1.0, 1.0, height, device=device)
+    x = torch.linspace(-1.0, 1.0, width, device=device)
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 2)
+
+
+def place_features(places: Tensor) -> Tensor:
+    """Sine and cosine features (..., PLACE_WIDTH) of places (..., 2) as `coordinates` has them."""
+    return sinusoidal(places, COORDINATE_WIDTH, 0.1, 8.0).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ class KeypointTower(nn.Module):
         self.attention = nn.Conv2d(previous, keypoints, 1)
         hidden = 2 * width
         self.mix = nn.Sequential(
-            nn.Linear(keypoints * (previous + 2 * COORDINATE_WIDTH), hidden),
+            nn.Linear(keypoints * (previous + PLACE_WIDTH), hidden),
             nn.GELU(),
             nn.Linear(hidden, tokens * width),
         )
@@ -73,10 +86,8 @@ class KeypointTower(nn.Module):
         height, width = features.shape[-2:]
         weight = (SHARPNESS * self.attention(features)).flatten(2).float().softmax(-1)
         seen = weight.to(features.dtype) @ features.flatten(2).transpose(1, 2)
-        y = torch.linspace(-1.0, 1.0, height, device=images.device)
-        x = torch.linspace(-1.0, 1.0, width, device=images.device)
-        grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 2)
-        where = sinusoidal(weight @ grid, COORDINATE_WIDTH, 0.1, 8.0).flatten(2)
+        grid = coordinates(height, width, images.device)
+        where = place_features(weight @ grid)
         mixed = self.mix(torch.cat((seen, where.to(seen.dtype)), dim=-1).flatten(1))
         return mixed.unflatten(-1, (self.tokens, -1))
 
