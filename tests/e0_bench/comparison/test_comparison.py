@@ -83,9 +83,9 @@ def test_every_policy_is_trained_and_measured(
     (told,) = (settings.directory / "told/episodes.jsonl").read_text().splitlines()
     assert json.loads(told)["seed"] == 800_000
     prefix = [
-        json.loads(path.read_text())["prefix_from"]
+        json.loads(path.read_text())["policy"]["prefix_from"]
         for path in settings.directory.glob(
-            "train/*/checkpoints/000002/pretrained_model/config.json"
+            "train/*/checkpoints/000002/pretrained_model/train_config.json"
         )
     ]
     pretrained = settings.directory / "pretrained/checkpoints/000001/pretrained_model"
