@@ -199,7 +199,7 @@ def test_failed_save_leaves_the_old_file(
     def full_disk(descriptor: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("e0_maniskill.episodes.os.fsync", full_disk)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_episode(episode, path)
     assert path.read_bytes() == before

@@ -28,7 +28,7 @@ WEIGHT = "suffix_blocks.0.mlp.down.weight"
 
 @pytest.fixture(autouse=True)
 def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "test", replace(find_preset("tiny"), depth=2, image_size=32))
+    monkeypatch.setitem(PRESETS, "test", replace(find_preset("tiny"), depth=2, image_size=(32, 32)))
 
 
 def make_policy(**own: Any) -> E0Policy:

@@ -141,7 +141,8 @@ def test_each_seed_is_a_training_with_an_encoding_of_its_own(
         config = json.loads((pretrained / "config.json").read_text())
         assert config["objective"] == "regression" and config["viewpoint_augmentation"]["embedding"]
         trained = tmp_path / f"out/train/{label}/checkpoints/000002/pretrained_model"
-        assert json.loads((trained / "config.json").read_text())["prefix_from"] == str(pretrained)
+        run = json.loads((trained / "train_config.json").read_text())
+        assert run["policy"]["prefix_from"] == str(pretrained)
         weights.append((trained / "model.safetensors").read_bytes())
     assert weights[0] != weights[1]
     assert results["trainings"]["policies"] == {"e0-1": "e0", "e0-2": "e0"}
