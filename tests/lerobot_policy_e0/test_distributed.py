@@ -189,7 +189,7 @@ def test_a_gathered_state_is_saved_and_loads_strictly(image_dataset: Path, tmp_p
     """What LeRobot gathers from all processes it hands to `save_pretrained`."""
     from small_dataset import build
 
-    policy = build(image_dataset, preset="paligemma_pi0_debug")[0]
+    policy = build(image_dataset, preset="paligemma_pi0_debug", use_instruction=False)[0]
     state = {
         name: tensor + 1 if tensor.is_floating_point() else tensor
         for name, tensor in policy.state_dict().items()
