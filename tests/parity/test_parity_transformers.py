@@ -53,7 +53,7 @@ def paligemma():
             num_attention_heads=vision.heads,
             num_hidden_layers=vision.depth,
             patch_size=vision.patch,
-            image_size=(224, 224),
+            image_size=224,
             projection_dim=text.width,
             vision_use_head=False,
         ),
