@@ -36,7 +36,7 @@ BAD = [torch.nan, torch.inf, -torch.inf]
 
 @pytest.fixture(autouse=True)
 def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "test", replace(find_preset("tiny"), depth=1, image_size=32))
+    monkeypatch.setitem(PRESETS, "test", replace(find_preset("tiny"), depth=1, image_size=(32, 32)))
 
 
 def make_policy(own: Mapping[str, Any]) -> Policy:
