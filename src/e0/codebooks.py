@@ -20,6 +20,7 @@ CODEBOOK_KINDS = (AUTO, "uniform", "uniform_quantile", "mu_law", "quantile", "km
 STATISTICS_KINDS = (AUTO, "uniform", "uniform_quantile", "mu_law")
 LEVELS = "levels"  # what a report calls codes that are the data's own distinct values
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}  # LeRobot's names
+UNBOUNDED = torch.finfo(torch.float32).max  # no outliers: a number, as weights must be
 MAX_LEVELS = 8  # A dimension with at most so many distinct values gets them as its codes.
 MU = 255.0  # The companding constant of ITU-T G.711.
 LLOYD_ITERATIONS = 100
@@ -143,7 +144,7 @@ def draw_like(statistics: Mapping[str, float]) -> Tensor:
 
 class Spread(NamedTuple):
     """Mean and deviation of values without their outliers, and the bounds beyond which these lie;
-    infinite bounds where there are none."""
+    UNBOUNDED where there are none."""
 
     mean: float
     std: float
@@ -165,9 +166,9 @@ def spread_by_statistics(statistics: Mapping[str, float]) -> Spread:
     mean, std = statistics["mean"], statistics["std"]
     if "q01" in statistics and "q99" in statistics:
         spread = _spread(draw_like(statistics), statistics["q01"], statistics["q99"])
-        if math.isfinite(spread.low):
+        if spread.high < UNBOUNDED:
             return spread
-    return Spread(mean, std, -math.inf, math.inf)
+    return Spread(mean, std, -UNBOUNDED, UNBOUNDED)
 
 
 def _spread(values: Tensor, low: float, high: float) -> Spread:
@@ -176,7 +177,7 @@ def _spread(values: Tensor, low: float, high: float) -> Spread:
     if low < high and outside.any():
         values = values.clamp(low, high)
     else:
-        low, high = -math.inf, math.inf
+        low, high = -UNBOUNDED, UNBOUNDED
     return Spread(values.mean().item(), values.std(correction=0).item(), low, high)
 
 

@@ -19,6 +19,7 @@ from e0.codebooks import (
     CODEBOOK_KINDS,
     QUANTILES,
     STATISTICS_KINDS,
+    UNBOUNDED,
     CodebookReport,
     Placed,
     Spread,
@@ -61,7 +62,7 @@ class ActionTokenizer(torch.nn.Module):
             data are constant); the ordinal embedding of `e0.diffusion` is built from them.
         bounds: float32 (2, D), lowest and highest action that is no outlier
             (`e0.codebooks.measure_spread`). Outliers have codes of their own, but in center, scale
-            and embedding they count as the bound. Infinite where there are none, and in states
+            and embedding they count as the bound. `UNBOUNDED` where there are none, and in states
             that were saved without bounds.
         fitted: bool scalar.
 
@@ -321,11 +322,11 @@ class ActionTokenizer(torch.nn.Module):
 
 def no_bounds(action_dim: int) -> Tensor:
     """The bounds (2, D) of data without outliers."""
-    return torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, action_dim)
+    return torch.tensor([[-UNBOUNDED], [UNBOUNDED]]).repeat(1, action_dim)
 
 
 def add_missing_bounds(state: dict[str, Tensor], prefix: str) -> None:
-    """Give the state of a tokenizer that was saved without bounds infinite ones, in place: its
+    """Give a tokenizer's state that was saved without bounds those of no outliers, in place: its
     center and scale are those of all data."""
     if f"{prefix}center" in state:
         state.setdefault(f"{prefix}bounds", no_bounds(len(state[f"{prefix}center"])))

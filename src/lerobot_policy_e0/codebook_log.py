@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from lerobot.utils.constants import ACTION
 
+from e0.codebooks import UNBOUNDED
 from e0.tokens import ActionTokenizer
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ def log_codebooks(tokenizer: ActionTokenizer, dataset_meta: Any | None = None) -
         logger.info("codebook of action %s: %s", name, report)
     bounds = tokenizer.bounds.T.tolist()
     for name, report, (low, high) in zip(names, tokenizer.reports, bounds, strict=True):
-        if math.isfinite(low):
+        if high < UNBOUNDED:
             logger.warning(
                 "action %s holds outliers, values beyond %.4g to %.4g (its codes reach from %.4g "
                 "to %.4g); if they are errors of the recording, remove them from the dataset",
