@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,5 +19,10 @@ def rendering() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The many fast tests of the method come last, so that no process ends with a long file."""
+    """Tests of a GPU are skipped without one. The many fast tests of the method come last, so that
+    no process ends with a long file."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu and not torch.cuda.is_available():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     items.sort(key=lambda item: item.path.parent.name == "e0")

@@ -445,7 +445,7 @@ def test_sampling_compiles_to_one_graph(embedding, sampler: str) -> None:
     assert compiled.isfinite().all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
 def test_sampling_never_waits_for_the_device(sampler: str, tokenizer: ActionTokenizer) -> None:
     embedding = OrdinalEmbedding(tokenizer.to("cuda"))
