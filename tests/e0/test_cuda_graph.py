@@ -71,6 +71,16 @@ def test_buffers_follow_the_inputs(preset: str, device: str) -> None:
 
 
 @on_each_device
+@pytest.mark.parametrize("own", [{}, {"objective": "flow"}, {"read_out": "median"}])
+def test_chunks_from_zero(own: dict[str, str], device: str) -> None:
+    policy = make_policy("tiny", start="zero", **own).to(device)
+    graphed = GraphedSampler(FastSampler(policy, steps=2))
+    observation = at(device, observe(policy, 2))
+    assert_same(graphed.sample(observation), policy.sample(observation, steps=2))
+    assert_graphs(graphed, device)
+
+
+@on_each_device
 def test_missing_pictures_may_change(device: str) -> None:
     policy = make_policy("tiny").to(device)
     graphed = GraphedSampler(FastSampler(policy, steps=2))

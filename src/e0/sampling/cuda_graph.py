@@ -22,6 +22,7 @@ from torch import Tensor
 from e0.finite import Drawn, accept
 from e0.network.observation import Observation
 from e0.objectives import ActionChunk
+from e0.objectives.interface import starting_noise
 from e0.sampling.sampler import FastSampler, say_once
 
 WARM_UP = 3
@@ -70,10 +71,14 @@ class GraphedSampler:
         takes a few seconds."""
         if self.sampler.reason is not None or not self._takes_noise:
             return self.sampler.sample(observation, generator=generator, noise=noise)
-        if noise is None:
-            noise = torch.randn(
-                self._noise_shape(observation), device=self._device, generator=generator
-            )
+        objective: Any = self.sampler.policy.objective
+        noise = starting_noise(
+            noise,
+            self._noise_shape(observation),
+            generator,
+            self._device,
+            getattr(objective, "start", "noise"),
+        )
         with self._lock:
             drawn = self._draw(self._padded(observation), noise)
         return accept(drawn, observation, noise, self.sampler.policy)
