@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from e0.finite import Drawn
 from e0.network.policy_network import Observation
+from e0.network.presets import PRESETS
 from e0.objectives import ActionChunk
 from e0.policy import Policy
 from e0.sampling import cuda_graph, sampler
@@ -260,8 +261,17 @@ def test_attention_keeps_no_scores(preset: str, device: str) -> None:
         assert fast.sample(observation, noise=start).actions.isfinite().all()
 
 
-class NothingElsewhere(TorchDispatchMode):
-    """Refuses whatever a capture would: numbers that come from the host on the way."""
+class Watch(TorchDispatchMode):
+    """Counts kernels, and refuses what a capture would: numbers that come from the host."""
+
+    free = re.compile(
+        "view|expand|slice|select|transpose|permute|squeeze|::t$|alias|detach|split|unbind|"
+        "as_strided|empty|device"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -269,17 +279,39 @@ class NothingElsewhere(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and args and isinstance(args[0], Tensor):
             assert args[0].device == result.device, f"{func} moves a tensor between devices"
+        self.kernels += not self.free.search(func.overloadpacket._qualified_op_name)
         return result
 
 
-@contextmanager
-def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tensors on a GPU that is not there: they have shapes and no numbers, so that reading one, as
-    waiting for the device does, is an error."""
+def draw_on_fake_gpu(
+    small: Policy, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Drawn, int]:
+    """A chunk of tensors on a GPU that is not there: they have shapes and no numbers, so that
+    reading one, as waiting for the device does, is an error. With it how many kernels it takes."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    monkeypatch.setattr(sampler, "time_grid", lambda *_: torch.linspace(1, 0.5, 2, device="cuda"))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
+    monkeypatch.setattr(
+        sampler, "time_grid", lambda *_: torch.linspace(1, 1 / steps, steps, device="cuda")
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        moved = {}
+        for tensor in (*small.parameters(), *small.buffers()):
+            there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+            moved[id(tensor)] = nn.Parameter(there) if isinstance(tensor, nn.Parameter) else there
+        policy = copy.deepcopy(small, moved)
+        policy.tokenizer._known_fitted = True
+        fast = FastSampler(policy, steps=steps, dtype=torch.bfloat16)
+        fast.network._range_is_known = True  # looked at with the first picture
+        sizes = small.settings.vectors
+        observation = Observation(
+            {name: torch.rand(1, 3, 64, 80, device="cuda") for name in ("base", "wrist")},
+            {name: torch.randn(1, size, device="cuda") for name, size in sizes.items()},
+            torch.randint(0, 200, (1, 32), device="cuda"),
+            {"wrist": torch.ones(1, dtype=torch.bool, device="cuda")},
+        )
+        start = torch.randn(1, H, D, policy.objective.input_width, device="cuda")
+        with Watch() as watch:
+            drawn = fast.draw(observation, noise=start)
+    return drawn, watch.kernels
 
 
 @pytest.mark.parametrize("preset", LAYOUTS)
@@ -288,26 +320,22 @@ def test_nothing_of_a_chunk_waits_for_the_device(
     preset: str, objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = make_policy(preset, objective=objective)
-    with fake_gpu(monkeypatch), torch.no_grad():
-        moved = {}
-        for tensor in (*small.parameters(), *small.buffers()):
-            there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
-            moved[id(tensor)] = nn.Parameter(there) if isinstance(tensor, nn.Parameter) else there
-        policy = copy.deepcopy(small, moved)
-        policy.tokenizer._known_fitted = True
-        fast = FastSampler(policy, steps=2, dtype=torch.bfloat16)
-        fast.network._range_is_known = True  # looked at with the first picture
-        observation = Observation(
-            {name: torch.rand(1, 3, 64, 80, device="cuda") for name in ("base", "wrist")},
-            {n: torch.randn(1, size, device="cuda") for n, size in small.settings.vectors.items()},
-            torch.randint(0, 200, (1, 32), device="cuda"),
-            {"wrist": torch.ones(1, dtype=torch.bool, device="cuda")},
-        )
-        start = torch.randn(1, H, D, policy.objective.input_width, device="cuda")
-        with NothingElsewhere():
-            drawn = fast.draw(observation, noise=start)
+    drawn, _ = draw_on_fake_gpu(small, 2, monkeypatch)
     assert drawn.chunk.actions.shape == (1, H, D)
     assert drawn.finite.device.type == "cuda"
+
+
+@pytest.mark.parametrize(("preset", "most"), [("paligemma_debug", 32), ("paligemma_pi0_debug", 30)])
+def test_a_step_takes_few_kernels(preset: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each block, attention counted in its parts, eleven, as fake tensors compute it. In a graph
+    a small kernel costs about two microseconds, whatever it computes."""
+    counts = {}
+    for depth in (2, 3):
+        monkeypatch.setitem(PRESETS, "test", replace(PRESETS[preset], depth=depth))
+        small = make_policy("test")
+        one, two = (draw_on_fake_gpu(small, steps, monkeypatch)[1] for steps in (1, 2))
+        counts[depth] = two - one
+    assert counts[3] - counts[2] <= most
 
 
 def test_observations_are_taken_apart_and_put_together() -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 from e0_bench.closed_loop.camera_shifts import moved_axes
 from e0_bench.closed_loop.checkpoints import (
-    BenchmarkCheckpointError,
     Checkpoint,
     check_fit,
     read_checkpoints,
 )
+from e0_bench.closed_loop.decodings import DecodingError, read_decoding, require_different
 from e0_bench.closed_loop.environments import (
     EnvironmentSettings,
     environment_names,
@@ -79,8 +79,9 @@ class BenchmarkSettings:
     """Environment type, as --env.type of LeRobot."""
     env_options: tuple[str, ...] = ()
     """The environment's options, as in proprioception=compact image_size=96."""
-    denoising_steps: int | None = None
-    """Denoising steps of E0 policies; their own if not given."""
+    decodings: tuple[str, ...] = ()
+    """Measure each E0 policy decoded in each of these ways, in place of its own, as in
+    one:start=zero,denoising_steps=1 mine: (its own); they are called LABEL-one and LABEL-mine."""
     controls: tuple[str, ...] = ()
     """Repeat episodes with one thing changed: blackout (black images), instruction (another than
     the right one), or options of the environment, as in camera_shift=15,0,1,0."""
@@ -97,10 +98,10 @@ class BenchmarkSettings:
                 raise BenchmarkSettingsError(
                     f"{name} must be at least 1, not {getattr(self, name)}"
                 )
-        if self.denoising_steps is not None and self.denoising_steps < 1:
-            raise BenchmarkSettingsError(
-                f"denoising_steps must be at least 1, not {self.denoising_steps}"
-            )
+        try:
+            require_different([read_decoding(text) for text in self.decodings])
+        except DecodingError as error:
+            raise BenchmarkSettingsError(str(error)) from error
         if not self.episode_seconds > 0:
             raise BenchmarkSettingsError(
                 f"episode_seconds must be positive: {self.episode_seconds}"
@@ -181,7 +182,7 @@ def _measure(
             settings.environment.changed(changed_options(control)).config(task)
     recorded = _read_record(settings.out)
     checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))
-    _check_denoising_steps(settings, checkpoints)
+    checkpoints = _decoded(checkpoints, settings.decodings)
     record = _extended_record(settings, checkpoints, recorded)
     log = EpisodeLog(settings.out / "episodes.jsonl")
     _check_log(log, recorded)
@@ -220,7 +221,9 @@ def _read_record(out: Path) -> dict[str, Any]:
     if path.exists():
         try:
             record = read_json(path)
-            return {key: record[key] for key in ("environment", "seed", "denoising_steps")} | {
+            if "denoising_steps" in record and record["denoising_steps"] is not None:
+                raise ValueError("it was made with another number of denoising steps for all")
+            return {key: record[key] for key in ("environment", "seed")} | {
                 key: dict(record[key]) for key in ("policies", "tasks")
             }
         except (ValueError, KeyError, TypeError) as error:
@@ -242,13 +245,12 @@ def _extended_record(
     record: dict[str, Any] = {
         "environment": {"type": settings.env, "options": settings.environment.changed_options()},
         "seed": settings.seed,
-        "denoising_steps": settings.denoising_steps,
         "policies": {checkpoint.label: checkpoint.record() for checkpoint in checkpoints},
         "tasks": {},
     }
     if not recorded:
         return record
-    for key in ("environment", "seed", "denoising_steps"):
+    for key in ("environment", "seed"):
         if recorded[key] != record[key]:
             raise BenchmarkMismatchError(
                 f"{settings.out} holds a benchmark with another {key.replace('_', ' ')}: "
@@ -256,6 +258,11 @@ def _extended_record(
             )
     for label, entry in record["policies"].items():
         before = recorded["policies"].get(label)
+        if before is not None and before.get("decoding") != entry.get("decoding"):
+            raise BenchmarkMismatchError(
+                f"{settings.out} holds episodes of {label!r} decoded by {before.get('decoding')}, "
+                f"not {entry.get('decoding')}; choose another name, or another --out"
+            )
         if before is not None and before["files"] != entry["files"]:
             changed = [
                 name
@@ -357,7 +364,7 @@ def _assignments(
 ) -> list[Assignment]:
     runners = {
         checkpoint.label: RunnerSettings(
-            checkpoint.directory, settings.environment, settings.denoising_steps
+            checkpoint.directory, settings.environment, checkpoint.decoding
         )
         for checkpoint in checkpoints
     }
@@ -376,10 +383,17 @@ def _assignments(
     ]
 
 
-def _check_denoising_steps(settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint]) -> None:
-    others = [c for c in checkpoints if c.type != "e0"]
-    if settings.denoising_steps is not None and others:
-        raise BenchmarkCheckpointError(
-            f"--denoising-steps is for E0 policies; {others[0].label!r} is of type "
-            f"{others[0].type!r}. Leave it out, or benchmark that policy apart"
-        )
+def _decoded(checkpoints: Sequence[Checkpoint], decodings: Sequence[str]) -> list[Checkpoint]:
+    """Every policy in every way, or as it is."""
+    if not decodings:
+        return list(checkpoints)
+    try:
+        ways = [read_decoding(text) for text in decodings]
+        decoded = [checkpoint.decoded(way) for checkpoint in checkpoints for way in ways]
+    except DecodingError as error:
+        raise BenchmarkSettingsError(str(error)) from error
+    labels = [checkpoint.label for checkpoint in decoded]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise BenchmarkSettingsError(f"two policies would be called {label!r}; rename one")
+    return decoded

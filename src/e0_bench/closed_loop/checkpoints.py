@@ -7,14 +7,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from e0_bench.closed_loop.decodings import Decoding
 from e0_bench.files import read_json
 
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
+
+    from lerobot_policy_e0 import E0Config
 
 REQUIRED = ("config.json", "policy_preprocessor.json", "policy_postprocessor.json")
 WEIGHTS, ADAPTER = ("model.safetensors",), ("adapter_model.safetensors", "adapter_config.json")
@@ -29,16 +32,30 @@ class BenchmarkCheckpointError(ValueError):
 @dataclass(frozen=True)
 class Checkpoint:
     """A policy to run. files: SHA-256 of everything that its behaviour depends on, by file name;
-    of an adapter those of the policy that it adapts as `base/NAME`."""
+    of an adapter those of the policy that it adapts as `base/NAME`. decoding: None for its own."""
 
     label: str
     directory: Path
     type: str
     files: Mapping[str, str]
+    decoding: Decoding | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON data."""
-        return {"checkpoint": str(self.directory), "type": self.type, "files": dict(self.files)}
+        row = {"checkpoint": str(self.directory), "type": self.type, "files": dict(self.files)}
+        return row if self.decoding is None else row | {"decoding": dict(self.decoding.settings)}
+
+    def decoded(self, decoding: Decoding) -> Checkpoint:
+        """The same policy decoded in another way, under another label.
+
+        Raises BenchmarkCheckpointError for a policy that is not of E0, or cannot be decoded so."""
+        if self.type != "e0":
+            raise BenchmarkCheckpointError(
+                f"--decodings are for E0 policies; {self.label!r} is of type {self.type!r}. Leave "
+                "them out, or benchmark that policy apart"
+            )
+        decoding.of(cast("E0Config", read_config(self.directory)))
+        return replace(self, label=decoding.label(self.label), decoding=decoding)
 
 
 def read_checkpoints(
@@ -69,7 +86,11 @@ def read_checkpoints(
                 f"the same checkpoint is given twice: {first} and {directories[index]}"
             )
     if not labels:
-        known = {_identity(entry["files"]): label for label, entry in recorded.items()}
+        known = {
+            _identity(entry["files"]): label
+            for label, entry in recorded.items()
+            if "decoding" not in entry
+        }
         short = short_labels(given)
         labels = [
             known.get(_identity(content), name) for content, name in zip(files, short, strict=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from e0_bench.closed_loop.decodings import Decoding
 from e0_bench.closed_loop.environments import Environment, EnvironmentSettings, open_environment
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult, changed_options
 from e0_maniskill.files import file_name, write_bytes
@@ -34,12 +35,12 @@ class EpisodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """A checkpoint directory and what it is run in; denoising steps of an E0 policy (None: its
-    own), and where clips go (None: nowhere)."""
+    """A checkpoint directory and what it is run in; how an E0 policy is decoded (None: by its own
+    settings), and where clips go (None: nowhere)."""
 
     checkpoint: Path
     environment: EnvironmentSettings
-    denoising_steps: int | None = None
+    decoding: Decoding | None = None
     clips: Path | None = None
 
 
@@ -74,7 +75,9 @@ class Runner:
         from e0_bench.closed_loop.checkpoints import load_policy, read_config
 
         self.settings = settings
-        config = read_config(settings.checkpoint)
+        config: Any = read_config(settings.checkpoint)
+        if settings.decoding is not None:
+            config = settings.decoding.of(config)
         with redirect_stdout(io.StringIO()):
             self.policy: Any = load_policy(settings.checkpoint, config)
         self.policy.eval()
@@ -84,8 +87,6 @@ class Runner:
             str(settings.checkpoint),
             preprocessor_overrides={"device_processor": {"device": str(self.device)}},
         )
-        steps = settings.denoising_steps
-        self._options = {} if steps is None else {"steps": steps}
         self._environment_processors: dict[Environment, tuple[Any, Any]] = {}
         self._warm: set[tuple[Environment, str]] = set()
 
@@ -116,7 +117,7 @@ class Runner:
         if hasattr(self.policy, "warm_up") and (environment, instruction) not in self._warm:
             batch = self.batch(environment, observation, instruction)
             with torch.inference_mode(), self._autocast():
-                self.policy.warm_up(batch, **self._options)
+                self.policy.warm_up(batch)
             self._warm.add((environment, instruction))
 
     def run(self, assignment: Assignment) -> EpisodeResult:
@@ -178,7 +179,7 @@ class Runner:
         before = getattr(self.policy, "last_chunk", None)
         start = self._now()
         with torch.inference_mode(), self._autocast():
-            action: Tensor = self.policy.select_action(batch, **self._options)
+            action: Tensor = self.policy.select_action(batch)
         milliseconds = 1e3 * (self._now() - start)
         after = getattr(self.policy, "last_chunk", None)
         if self._made_chunk(before, after, progress.steps):

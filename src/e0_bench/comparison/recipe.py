@@ -37,7 +37,9 @@ HELD_OUT_KEYS = ("episodes", "seed")
 NOT_OF_LOOP = ("policy", "seeds")
 OF_THE_RUN = ("output_dir", "resume")  # where a training writes and goes on is not the recipe's
 AUGMENTATIONS = ("viewpoint_augmentation", "standard_augmentation")
-OF_THE_COMPARISON = ("checkpoints", "labels", "out", "env", "env_options", "workers")
+OF_THE_COMPARISON = (
+    *("checkpoints", "labels", "decodings", "out", "env", "env_options", "workers"),
+)
 
 
 class RecipeError(ValueError):

@@ -75,7 +75,7 @@ def chunk_latency(runner: Runner, task: str, repetitions: int = 200) -> dict[str
     for _ in range(repetitions + 20):
         start = time.perf_counter()
         batch = runner.batch(environment, observation, environment.instruction)
-        chunk = runner.policy.predict(batch, steps=runner.settings.denoising_steps)
+        chunk = runner.policy.predict(batch)
         runner.postprocess(chunk.actions[0])
         times.append(1e3 * (time.perf_counter() - start))
     kept = times[20:]  # the first calls allocate and choose kernels

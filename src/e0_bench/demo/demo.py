@@ -131,7 +131,7 @@ def _runner_settings(settings: DemoSettings, checkpoint: Path, state_only: bool)
     return RunnerSettings(
         checkpoint,
         EnvironmentSettings("maniskill", tuple(f"{name}={value}" for name, value in options)),
-        settings.denoising_steps,
+        None,
         None if state_only else settings.output / "evaluation" / "clips",
     )
 

@@ -55,7 +55,6 @@ def _posterior(runner: Runner, job: EpisodeJob) -> tuple[Any, Any]:
     observation = environment.reset(job.seed)
     chunk = runner.policy.predict(
         runner.batch(environment, observation, environment.instruction),
-        steps=runner.settings.denoising_steps,
         generator=torch.Generator(runner.policy.config.device or "cpu").manual_seed(job.seed),
         keep_trace=True,
     )

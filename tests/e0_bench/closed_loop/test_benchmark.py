@@ -196,11 +196,9 @@ def test_another_benchmark_in_the_directory_is_refused(
 ) -> None:
     other = save_policy(tmp_path / "other", 17, seed=1)
     before = content(settings.out)
-    e0 = settings.checkpoints[:1]
     for change, message in (
         ({"seed": 900_100}, "another seed: 900000, not 900100"),
         ({"env_options": (*OPTIONS[:2], "episode_length=6")}, "another environment: .*6"),
-        ({"checkpoints": e0, "denoising_steps": 2}, "another denoising steps: None, not 2"),
         (
             {"checkpoints": (other,), "labels": ("e0",)},
             "episodes of another policy 'e0': model.safetensors of .*other differ",
@@ -258,7 +256,10 @@ def test_what_cannot_run_is_said_before_an_episode_runs(
         ({"env_options": ("state_only",)}, UnknownEnvironmentError, "name=value"),
         ({"env": "pusht", "env_options": (), "tasks": ("PushT-v0",)},
          UnknownEnvironmentError, "cannot make task 'PushT-v0': ModuleNotFoundError.*gym_pusht"),
-        ({"denoising_steps": 2}, BenchmarkCheckpointError, "E0 policies; 'act' is of type 'act'"),
+        ({"decodings": ("two:denoising_steps=2",)}, BenchmarkCheckpointError,
+         "E0 policies; 'act' is of type 'act'"),
+        ({"checkpoints": settings.checkpoints[:1], "labels": ("e0",),
+          "decodings": ("odd:start=one",)}, BenchmarkSettingsError, "unknown start 'one'"),
         ({"env_options": ("state_only=true",)}, BenchmarkCheckpointError,
          r"does not fit PushCube-v1: it expects .*state \(4,\).*offers .*state \(16,\)"),
         ({"controls": ("blackout",)}, BenchmarkSettingsError, "needs images, and PushCube-v1"),
@@ -268,6 +269,34 @@ def test_what_cannot_run_is_said_before_an_episode_runs(
         with pytest.raises(error, match=message):
             run_benchmark(replace(new, **change))
     assert not new.out.exists()
+
+
+def test_policies_are_decoded_in_several_ways(settings: BenchmarkSettings, tmp_path: Path) -> None:
+    ways = ("mine:", "two:start=zero,denoising_steps=2", "median:start=zero,read_out=median")
+    several = replace(
+        settings,
+        out=tmp_path,
+        checkpoints=settings.checkpoints[:1],
+        labels=("e0",),
+        tasks=(PUSH,),
+        controls=(),
+        workers=1,
+        decodings=ways,
+    )
+    run_benchmark(replace(several, decodings=ways[:2]))
+    summary = run_benchmark(several)
+    labels = ["e0-mine", "e0-two", "e0-median"]
+    assert list(summary["benchmark"]["policies"]) == labels
+    decodings = [row.get("decoding") for row in summary["benchmark"]["policies"].values()]
+    assert decodings[1] == {"start": "zero", "denoising_steps": 2}
+    returns = {label: [] for label in labels}
+    for episode in episodes(tmp_path):
+        returns[episode.policy].append(episode.total_reward)
+    assert len({tuple(rewards) for rewards in returns.values()}) == 3
+    before = content(tmp_path)
+    with pytest.raises(BenchmarkMismatchError, match=r"'e0-two' decoded by .*zero.*, not .*noise"):
+        run_benchmark(replace(several, decodings=("two:start=noise,denoising_steps=2",)))
+    assert content(tmp_path) == before
 
 
 def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_path: Path) -> None:
@@ -291,7 +320,10 @@ def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_p
         ({"control_episodes": 0}, "control_episodes"),
         ({"workers": 0}, "workers"),
         ({"episode_seconds": 0}, "episode_seconds"),
-        ({"denoising_steps": 0}, "denoising_steps"),
+        ({"decodings": ("two",)}, "a decoding is NAME:SETTING=VALUE"),
+        ({"decodings": ("two:steps=2",)}, "unknown steps; known: start, denoising_steps"),
+        ({"decodings": ("../two:",)}, "cannot name a file"),
+        ({"decodings": ("two:", "two:start=zero")}, "two decodings are called 'two'"),
         ({"seed": -1}, "first is -1"),
         ({"tasks": (PUSH, PUSH)}, "tasks holds a name twice"),
         ({"tasks": ()}, "at least one task"),

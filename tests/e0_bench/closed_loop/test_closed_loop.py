@@ -10,6 +10,7 @@ import torch
 from made_checkpoints import IMAGE, save_act, save_policy
 from PIL import Image
 
+from e0_bench.closed_loop.decodings import make_decoding
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult
 from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings, clip_path
@@ -19,6 +20,7 @@ LENGTH = 6
 STATE_ONLY = EnvironmentSettings(
     "maniskill", ("proprioception=compact", "state_only=true", f"episode_length={LENGTH}")
 )
+TWO_STEPS, ONE_STEP = (make_decoding(str(k), {"denoising_steps": k}) for k in (2, 1))
 JOBS = [EpisodeJob("e0", TASK, seed) for seed in (11, 12, 13)]
 
 
@@ -34,7 +36,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     checkpoint = save_policy(tmp_path_factory.mktemp("e0"), state_size=17)
-    return Runner(RunnerSettings(checkpoint, STATE_ONLY, denoising_steps=2))
+    return Runner(RunnerSettings(checkpoint, STATE_ONLY, TWO_STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +52,12 @@ def run(runner: Runner, job: EpisodeJob, instructions: tuple[str, ...] = ()) -> 
 
 
 def watch(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The batches that the policy gets, with its options, as they come."""
+    """The batches that the policy gets, as they come."""
     select, seen = runner.policy.select_action, []
 
-    def watched(batch: dict[str, Any], **options: Any) -> Any:
-        seen.append(batch | {"options": options})
-        return select(batch, **options)
+    def watched(batch: dict[str, Any]) -> Any:
+        seen.append(dict(batch))
+        return select(batch)
 
     monkeypatch.setattr(runner.policy, "select_action", watched)
     return seen
@@ -82,7 +84,7 @@ def test_pictures_that_nobody_looks_at_are_not_taken(
         "maniskill", ("proprioception=compact", "image_size=32", f"episode_length={LENGTH}")
     )
     checkpoint = save_policy(tmp_path, state_size=3, image_size=32)
-    runner = Runner(RunnerSettings(checkpoint, seeing, denoising_steps=2))
+    runner = Runner(RunnerSettings(checkpoint, seeing, TWO_STEPS))
     seen = watch(runner, monkeypatch)
     sparing = run(runner, JOBS[0])
     lit = [bool(batch[IMAGE].any()) for batch in seen]
@@ -104,10 +106,8 @@ def test_noise_of_the_policy_follows_the_seed(
     assert first.total_reward != second.total_reward
 
 
-def test_denoising_steps_reach_the_policy(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = watch(runner, monkeypatch)
+def test_a_decoding_reaches_the_policy(runner: Runner) -> None:
     run(runner, JOBS[0])
-    assert [batch["options"] for batch in seen] == [{"steps": 2}] * LENGTH
     assert runner.policy.last_chunk.steps_taken == 2
 
 
@@ -182,7 +182,7 @@ def test_blackout_changes_the_images_only(
     checkpoint = save_policy(tmp_path / "checkpoint", state_size=3, image_size=32)
     options = ("proprioception=compact", "image_size=32", f"episode_length={LENGTH}")
     settings = RunnerSettings(
-        checkpoint, EnvironmentSettings("maniskill", options), 1, tmp_path / "clips"
+        checkpoint, EnvironmentSettings("maniskill", options), ONE_STEP, tmp_path / "clips"
     )
     runner = Runner(settings)
     seen = watch(runner, monkeypatch)
