@@ -30,7 +30,7 @@ STEPS = (0, 12)
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks = TASKS[:2] if options.quick else TASKS
+    tasks = () if options.costs_only else TASKS[:2] if options.quick else TASKS
     count = 2 if options.quick else options.scenes
     scenes = [(t, FIRST_SEED + i, s) for t in tasks for i in range(count) for s in STEPS]
     rows: list[dict[str, Any]] = []
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_json(options.out, results)
     if options.table is not None:
         write_text(options.table, table)
-    if options.strips is not None:
+    if options.strips is not None and tasks:
         draw_strips(tasks[1], FIRST_SEED, STEPS[-1], options.strips)
 
 
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scenes", type=int, default=5, help="seeds of each task, each seen at two steps")
     add("--device", help="where the costs are measured; a GPU if there is one")
     add("--quick", action="store_true", help="two tasks, two seeds")
+    add("--costs-only", action="store_true", help="no scenes, which need a simulator")
     return parser
 
 
