@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
 # Run a stage on the GPU machine: bash benchmarks/gpu/run.sh STAGE [FLAGS OF THE STAGE]
-# Unpacks the packs that were carried into .gpu/site, where later calls find them, and runs the
+# Without a stage it only unpacks. Unpacks the packs that were carried into .gpu/site, where later calls find them, and runs the
 # stage's script with that folder and this project before the machine's own packages. Results go
 # to $OUT, or to outputs/gpu/results where it is not set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-stage="${1:?which stage? see benchmarks/gpu/README.md}"
-shift
 
 site="$PWD/.gpu/site"
 mkdir -p "$site/.unpacked"
@@ -20,16 +18,21 @@ for pack in .gpu/packs/*.tar.xz; do
     fi
 done
 
-if [ -d "$site/libraries" ] && ! ldconfig -p | grep -q libEGL.so.1; then
+libraries=$(ldconfig -p 2>/dev/null || true)
+if [ -d "$site/libraries" ] && [[ $libraries != *libEGL.so.1* || $libraries != *libvulkan.so.1* ]]; then
     export LD_LIBRARY_PATH="$site/libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 fi
 driver=/usr/local/nvidia/share  # where some containers have the driver's own descriptions
 if [ -f $driver/vulkan/icd.d/nvidia_icd.json ]; then
     export VK_DRIVER_FILES="${VK_DRIVER_FILES:-$driver/vulkan/icd.d/nvidia_icd.json}"
+    export VK_ICD_FILENAMES="$VK_DRIVER_FILES"  # SAPIEN looks here
     export __EGL_VENDOR_LIBRARY_FILENAMES="${__EGL_VENDOR_LIBRARY_FILENAMES:-$driver/glvnd/egl_vendor.d/10_nvidia.json}"
 fi
 export PYTHONPATH="$site:$PWD/src" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export OUT="${OUT:-$PWD/outputs/gpu/results}"
 mkdir -p "$OUT"
+[ $# -gt 0 ] || exit 0
+stage="$1"
+shift
 exec "${PYTHON:-python3}" "benchmarks/gpu/$stage.py" "$@"

@@ -16,9 +16,16 @@ from pathlib import Path
 from pack import archive_of, read_packs
 
 ROOT = Path(__file__).parents[2]
+DATA = ROOT / "outputs" / "gpu"
+"""What later stages need of earlier ones; stays on the machine while it is held."""
 STARTED = time.monotonic()
 FAREWELL = 15.0
 """Seconds that a stage keeps for itself: to end its children and write what it has."""
+
+
+def recipe(smallest: bool) -> Path:
+    """The recipe of the stages `demonstrations` and `comparison`."""
+    return ROOT / ("benchmarks/gpu/smallest.toml" if smallest else "recipes/maniskill_gpu.toml")
 
 
 def stage_parser(description: str | None, minutes: float) -> argparse.ArgumentParser:
@@ -26,7 +33,7 @@ def stage_parser(description: str | None, minutes: float) -> argparse.ArgumentPa
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    out = Path(os.environ.get("OUT", ROOT / "outputs" / "gpu" / "results"))
+    out = Path(os.environ.get("OUT", DATA / "results"))
     add = parser.add_argument
     add("--minutes", type=float, default=minutes, help="when it ends, with what it has")
     add("--out", type=Path, default=out, help="folder of the results; $OUT if not given")

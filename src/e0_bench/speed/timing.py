@@ -103,9 +103,7 @@ def pictures(case: Case, device: torch.device) -> list[Tensor]:
     return [torch.rand(case.batch, 3, HEIGHT, WIDTH, device=device) for _ in range(case.cameras)]
 
 
-def observe(
-    policy: Policy, case: Case, images: list[Tensor], count: int = 1
-) -> list[Observation]:
+def observe(policy: Policy, case: Case, images: list[Tensor], count: int = 1) -> list[Observation]:
     """Observations with the same pictures and different states, the prompts as the policy's own
     preprocessing writes them."""
     device, cameras = images[0].device, policy.settings.cameras
