@@ -26,6 +26,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ LAYOUTS: dict[str, tuple[Kind, str]] = {
 }
 
 
+OUT_OF_TIME = 75
+"""Exit status where --minutes ended it; with --resume it goes on."""
 VARIED = ("steps", "batch", "vocabulary", "grain")
 
 
@@ -66,7 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     horizon = 8 if isinstance(PRESETS[preset].vision, KeypointShape) else 50
     base = Case(preset, options.cameras, horizon, steps=options.denoising_steps)
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    machine = Machine(device, dtype, runs=3 if options.dry_run else options.runs)
+    runs, warm_up = (3, 0) if options.dry_run else (options.runs, 3)
+    machine = Machine(device, dtype, runs, warm_up)
     results = _begun(options, preset, machine)
     with tqdm(desc="Measuring", unit="case") as bar:
         for name, measure in _jobs(options, base, machine, peers).items():
@@ -74,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             if time.monotonic() > end:
                 print(f"The time is up; missing from {name} on.")
-                break
+                sys.exit(OUT_OF_TIME)
             bar.set_postfix_str(name)
             _measure(name, measure, results)
             write_json(options.out, results)
@@ -96,11 +100,16 @@ def _jobs(
         what = ", ".join(f"{name} {getattr(case, name)}" for name in VARIED)
         jobs[f"chunk: {what}"] = lambda case=case: measure_chunks(case, machine, _able(peers, case))
     jobs["stages"] = lambda: measure_stages(base, machine)
-    few = Machine(machine.device, machine.dtype, runs=min(machine.runs, 20))
+    few = replace(machine, runs=min(machine.runs, 20))
     batch = Case(
         base.preset, base.cameras, base.horizon, batch=2 if options.dry_run else options.batch
     )
-    jobs["training"] = lambda: measure_training(batch, few, peers)
+    jobs["training: e0"] = lambda: measure_training(batch, few)
+    for name, (kind, is_compiled) in peers.items():
+        if not is_compiled:
+            jobs[f"training: {name}"] = lambda name=name, kind=kind: measure_training(
+                batch, few, name, kind
+            )
     compiled = {name: peer for name, peer in peers.items() if peer[1]}
     if compiled:
         jobs["compiled"] = lambda: [

@@ -7,16 +7,17 @@ row has "part" (dataset or held_out), "task", "episodes", "tries". Called again 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from stage import DATA, begin, recipe, run_within, seconds_left, stage_parser
 
 NAME = "demonstrations.json"
-SPARE_CORES = 2
+WORKERS_OF_A_TASK = 3
+"""On 16 cores with six tasks a few more than cores: some wait for the renderer or the writer."""
 
 
 def main() -> None:
@@ -30,7 +31,8 @@ def main() -> None:
     if not available:
         write_json(options.out / NAME, {"complete": False, "rendering": reason, "episodes": []})
         sys.exit("nothing here can render, and the recipe's policies need pictures")
-    workers = 2 if options.smallest else max(2, (os.cpu_count() or 2) - SPARE_CORES)
+    tasks = tomllib.loads(recipe(options.smallest).read_text())["dataset"]["tasks"]
+    workers = len(tasks) * (2 if options.smallest else WORKERS_OF_A_TASK)
     output = DATA / ("smallest" if options.smallest else "comparison")
     began = time.monotonic()
     command = [sys.executable, "-m", "e0_bench.cli", "compare", str(recipe(options.smallest))]

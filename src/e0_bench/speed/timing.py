@@ -231,33 +231,22 @@ def measure_stages(case: Case, machine: Machine) -> list[dict[str, Any]]:
 
 
 def measure_training(
-    case: Case, machine: Machine, peers: dict[str, tuple[Kind, bool]]
+    case: Case, machine: Machine, name: str = "e0", kind: Kind | None = None
 ) -> list[dict[str, Any]]:
-    """One training step (loss, gradients, AdamW) in samples per second. Parameters and optimizer
-    state are float32; on a GPU the arithmetic is bfloat16 by autocast."""
+    """One training step (loss, gradients, AdamW) in samples per second, of ours or of the peer of
+    this kind. Parameters and optimizer state are float32; on a GPU the arithmetic is bfloat16 by
+    autocast."""
     images = pictures(case, machine.device)
-    rows = []
-    for name in ("e0", *(name for name, (_, compiled) in peers.items() if not compiled)):
-        before = _memory(machine)
-        step = (
-            _own_training(case, machine, images)
-            if name == "e0"
-            else _peer_training(case, machine, images, peers[name][0])
-        )
-        time_ = in_turn({name: step}, machine)[name]
-        rows.append(
-            {
-                "what": "training step",
-                "policy": name,
-                **asdict(case),
-                **time_,
-                "samples_per_second": round(1000 * case.batch / time_["median_ms"], 3),
-                "memory_mb": _own_memory(step, before, machine),
-            }
-        )
-        del step
-        gc.collect()
-    return rows
+    before = _memory(machine)
+    step = (
+        _own_training(case, machine, images)
+        if kind is None
+        else _peer_training(case, machine, images, kind)
+    )
+    time_ = in_turn({name: step}, machine)[name]
+    row = {"what": "training step", "policy": name, **asdict(case), **time_}
+    row["samples_per_second"] = round(1000 * case.batch / time_["median_ms"], 3)
+    return [row | {"memory_mb": _own_memory(step, before, machine)}]
 
 
 def _own_training(case: Case, machine: Machine, images: list[Tensor]) -> Callable[[], None]:
