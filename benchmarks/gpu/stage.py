@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib.util
 import os
 import shutil
@@ -18,6 +19,7 @@ from pack import archive_of, read_packs
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "outputs" / "gpu"
 """What later stages need of earlier ones; stays on the machine while it is held."""
+KEPT = DATA / "results"
 STARTED = time.monotonic()
 FAREWELL = 15.0
 """Seconds that a stage keeps for itself: to end its children and write what it has."""
@@ -33,25 +35,36 @@ def stage_parser(description: str | None, minutes: float) -> argparse.ArgumentPa
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    out = Path(os.environ.get("OUT", DATA / "results"))
+    out = Path(os.environ.get("OUT", KEPT))
     add = parser.add_argument
     add("--minutes", type=float, default=minutes, help="when it ends, with what it has")
     add("--out", type=Path, default=out, help="folder of the results; $OUT if not given")
-    add("--earlier", type=Path, help="folder with results of an earlier call, to go on from")
+    add("--earlier", type=Path, default=KEPT, help="folder of earlier results, to go on from")
     add("--smallest", action="store_true", help="tiny sizes: checks the stage, measures nothing")
     return parser
 
 
 def begin(options: argparse.Namespace, packs: Sequence[str], results: Sequence[str]) -> None:
-    """Check that the packs are there, and take over earlier results by these file names.
+    """Check that the packs are there, and take over earlier results by these file names: those
+    that `--earlier` names, or those of this machine's last call, of which a copy is kept.
 
     Ends the process with one line if a pack is missing."""
     require_packs(packs)
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.smallest and options.earlier == KEPT:
+        return
     for name in results:
-        earlier = None if options.earlier is None else options.earlier / name
-        if earlier is not None and earlier.exists() and not (options.out / name).exists():
-            shutil.copy(earlier, options.out / name)
+        if (options.earlier / name).exists() and not (options.out / name).exists():
+            shutil.copy(options.earlier / name, options.out / name)
+    if not options.smallest:
+        atexit.register(_keep, [options.out / name for name in results])
+
+
+def _keep(paths: Sequence[Path]) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        if path.exists() and path.parent.resolve() != KEPT.resolve():
+            shutil.copy(path, KEPT)
 
 
 def require_packs(packs: Sequence[str]) -> None:

@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from e0_bench.comparison.recipe import read_recipe
 from scripts import BENCHMARKS
 
 GPU = BENCHMARKS / "gpu"
@@ -109,13 +110,32 @@ def test_commands_end_in_time_with_all_that_they_started(stage: ModuleType, tmp_
     assert not (tmp_path / "late").exists()
 
 
+def test_results_of_an_earlier_call_are_taken_over(
+    stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    monkeypatch.setattr(stage, "KEPT", kept)
+    ended: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(stage.atexit, "register", lambda *call: ended.append(call))
+    for text in ("first", "first, second"):
+        shutil.rmtree(out, ignore_errors=True)  # as $OUT is, before each call
+        options = stage.stage_parser(None, 1).parse_args(["--out", str(out)])
+        stage.begin(options, [], ["rows.json"])
+        found = (out / "rows.json").read_text() if (out / "rows.json").exists() else None
+        assert found == {"first": None, "first, second": "first"}[text]
+        (out / "rows.json").write_text(text)
+        function, *arguments = ended.pop()
+        function(*arguments)
+    assert (kept / "rows.json").read_text() == "first, second"
+
+
 def test_recipes_begin_with_e0_and_the_small_one_is_like_the_large_one(stage: ModuleType) -> None:
-    large, small = (read_recipe(stage.recipe(smallest)) for smallest in (False, True))
-    assert next(iter(large.policies)) == next(iter(small.policies)) == "e0_ordinal"
-    assert len(large.dataset["tasks"]) == 6 and large.dataset["episodes"] == 300
-    assert large.environment["hand_camera"] and large.benchmark["episodes"] >= 100
-    assert small.environment.items() >= large.environment.items()
-    assert small.policies.items() <= large.policies.items()
+    large, small = (tomllib.loads(stage.recipe(b).read_text()) for b in (False, True))
+    assert next(iter(large["policies"])) == next(iter(small["policies"])) == "e0_ordinal"
+    assert len(large["dataset"]["tasks"]) == 6 and large["dataset"]["episodes"] == 300
+    assert large["environment"]["hand_camera"] and large["benchmark"]["episodes"] >= 100
+    assert small["environment"].items() >= large["environment"].items()
+    assert small["policies"].items() <= large["policies"].items()
 
 
 def test_the_first_stage_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
