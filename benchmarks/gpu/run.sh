@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Run a stage on the GPU machine: bash benchmarks/gpu/run.sh STAGE [FLAGS OF THE STAGE]
-# Without a stage it only unpacks. Unpacks the packs that were carried into .gpu/site, where later calls find them, and runs the
-# stage's script with that folder and this project before the machine's own packages. Results go
-# to $OUT, or to outputs/gpu/results where it is not set.
+# Unpacks the packs that were carried into .gpu/site, where later calls find them, and runs the
+# stage's script with that folder and this project before the machine's own packages; without a
+# stage it only unpacks. Results go to $OUT, or to outputs/gpu/results where it is not set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -28,7 +28,7 @@ if [ -f $driver/vulkan/icd.d/nvidia_icd.json ]; then
     export VK_ICD_FILENAMES="$VK_DRIVER_FILES"  # SAPIEN looks here
     export __EGL_VENDOR_LIBRARY_FILENAMES="${__EGL_VENDOR_LIBRARY_FILENAMES:-$driver/glvnd/egl_vendor.d/10_nvidia.json}"
 fi
-export PYTHONPATH="$site:$PWD/src" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH="$site:$PWD/src" PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export OUT="${OUT:-$PWD/outputs/gpu/results}"
 mkdir -p "$OUT"
