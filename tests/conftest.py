@@ -1,13 +1,11 @@
 """Shared by all tests: one thread, and skipping what this machine cannot do, with the reason."""
 
 import os
-from functools import cache
 
 import pytest
+import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-NEEDS_GPU = "needs a GPU"
 
 
 @pytest.fixture(scope="session")
@@ -20,21 +18,11 @@ def rendering() -> None:
         pytest.skip(f"needs rendering: {reason}")
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m gpu` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The many fast tests of the method come last, so that no process ends with a long file. What
-    needs a GPU is marked so, and skipped where there is none."""
+    """Tests of a GPU are skipped without one. The many fast tests of the method come last, so that
+    no process ends with a long file."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu and not torch.cuda.is_available():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     items.sort(key=lambda item: item.path.parent.name == "e0")
-    for item in items:
-        reasons = {mark.kwargs.get("reason") for mark in item.iter_markers("skipif")}
-        if NEEDS_GPU in reasons:
-            item.add_marker("gpu")
-        elif item.get_closest_marker("gpu") and not cuda_available():
-            item.add_marker(pytest.mark.skip(reason=NEEDS_GPU))
-
-
-@cache
-def cuda_available() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

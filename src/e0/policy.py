@@ -48,7 +48,8 @@ class PolicySettings:
     pictures are brought to, the preset's if None. token_grain: one action token for
     every `step`, or for every (step, `dimension`) as E0's authors have it.
     objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
-    schedule, sampler, read_out, early_stop: of e0. time_distribution: of e0, flow and hybrid.
+    schedule, sampler, read_out, early_stop: of e0. start: of e0 and flow, sampling from random
+    `noise` or from `zero`. time_distribution: of e0, flow and hybrid.
     temperature: of e0, masked and autoregressive. confidence_noise, remask: of masked.
     """
 
@@ -67,6 +68,7 @@ class PolicySettings:
     embedding: str = "ordinal"
     schedule: str = "linear"
     time_distribution: str = "beta"
+    start: str = "noise"
     sampler: str = "ddim"
     temperature: float = 1.0
     read_out: str = "argmax"
@@ -92,13 +94,14 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
                 embedding_name=settings.embedding,
                 schedule_name=settings.schedule,
                 time_distribution=settings.time_distribution,
+                start=settings.start,
                 sampler=settings.sampler,
                 temperature=settings.temperature,
                 read_out=settings.read_out,
                 early_stop=settings.early_stop,
             )
         case "flow":
-            return FlowObjective(tokenizer, settings.time_distribution)
+            return FlowObjective(tokenizer, settings.time_distribution, settings.start)
         case "hybrid":
             return HybridObjective(head, settings.time_distribution)
         case "masked":

@@ -83,7 +83,7 @@ class Samplers:
             if watch is None or watch[0] is not policy or watch[1].changed():
                 self._made, self._watch = {}, (policy, WeightWatch(policy))
             if steps not in self._made:
-                sampler = FastSampler(policy, steps=steps, dtype=dtype, compile_steps=compiled)
+                sampler = FastSampler(policy, steps=steps, dtype=dtype, compiled=compiled)
                 on_gpu = policy.tokenizer.codebook.device.type == "cuda"
                 self._made[steps] = GraphedSampler(sampler) if on_gpu else sampler
             return self._made[steps]

@@ -17,8 +17,10 @@ from torch import Tensor
 from e0.averaging import WeightAverage, with_weights
 from e0.network.policy_network import Observation
 from e0.policy import ActionChunk, Policy
+from e0.precision import cast_in_place, require_dtype
 from e0.reflow import make_teacher, reflow_loss
-from e0.sampling.sampler import require_dtype
+from e0.sampling.cuda_graph import GraphedSampler
+from e0.sampling.sampler import FastSampler
 from e0.weights import import_weights, open_source
 from lerobot_policy_e0.acting import Episode, Samplers
 from lerobot_policy_e0.batches import batch_size, read_pictures, read_tasks, read_vectors
@@ -95,6 +97,7 @@ class E0Policy(PreTrainedPolicy):
         self._samplers, self._episode = Samplers(), Episode()
         self._acting: tuple[int, Policy] | None = None
         self._teachers: list[Policy] = []  # in a list, since it is no part of this module
+        self._only_acts = False
         self.reset()
 
     def get_optim_params(self) -> list[dict[str, Any]]:
@@ -131,6 +134,21 @@ class E0Policy(PreTrainedPolicy):
             weights = {f"network.{name}": average for name, average in averages.items()}
             self._acting = (place, with_weights(self.model, weights))
         return self._acting[1]
+
+    def only_act(self) -> None:
+        """Keep nothing but what acts: averages in place of the weights they are of, and all in the
+        configuration's dtype, so that 3 B parameters take 6.5 GB. Do it on the CPU, before the
+        policy is moved to a GPU. It can then be neither trained nor saved."""
+        if self.average is not None:
+            with torch.no_grad():
+                for name, average in self.average.averages().items():
+                    self.model.network.get_parameter(name).copy_(average)
+            self.average = self._acting = None
+        if self.config.dtype == "bfloat16":
+            cast_in_place(self.model.network, torch.bfloat16)
+        self._only_acts = True
+        self._samplers.forget()
+        self.eval()
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
         """LoRA on attention and perceptrons of both streams; what meets actions, time and vectors
@@ -252,23 +270,29 @@ class E0Policy(PreTrainedPolicy):
         observation, policy = self._observation(batch), self.acting()
         if not self.config.fast_sampling or options.get("keep_trace"):
             return policy.sample(observation, **options)
+        return self._sampler(options.pop("steps", None)).sample(observation, **options)
+
+    def _sampler(self, steps: int | None) -> FastSampler | GraphedSampler:
         half = torch.bfloat16 if self.config.dtype == "bfloat16" else None
-        steps = options.pop("steps", None)
-        sampler = self._samplers.get(policy, steps, half, self.config.compile_model)
-        return sampler.sample(observation, **options)
+        return self._samplers.get(self.acting(), steps, half, self.config.compile_model)
 
     def warm_up(self, batch: dict[str, Any], **options: Any) -> None:
         """Make ahead what the first chunk would wait for: tables, compiled code, CUDA graphs.
 
-        The batch must be like those to come, in the shapes of its tensors and the length of its
-        instruction, and so must `steps`. Nothing else changes, neither the running episode nor
-        random numbers. Call it before an episode in which time counts.
+        The batch must be like those to come, in the shapes of its tensors and its instruction, and
+        so must `steps`. Nothing else changes, neither the running episode nor random numbers. Call
+        it before an episode in which time counts.
         """
         self.predict(batch, generator=torch.Generator(self.device), **options)
+        sampler = self._sampler(options.get("steps")) if self.config.fast_sampling else None
+        if isinstance(sampler, GraphedSampler):
+            sampler.warm_up(self._observation(batch))
 
     def train(self, mode: bool = True) -> E0Policy:
-        """As always; what was made ahead for sampling is dropped where weights may change."""
+        """As always; what was made ahead for sampling is dropped where weights may change. Raises
+        RuntimeError for a policy that can only act."""
         if mode:
+            self._require_whole("trained")
             self._samplers.forget()
         return super().train(mode)
 
@@ -291,6 +315,13 @@ class E0Policy(PreTrainedPolicy):
             actions = episode.last_chunk.actions[:, : self.config.n_action_steps]
             episode.queue.extend(actions.unbind(1))
         return episode.queue.popleft()
+
+    def _require_whole(self, what: str) -> None:
+        if self._only_acts:
+            raise RuntimeError(
+                f"this policy was loaded to act alone, so it cannot be {what}: its weights have "
+                "lost what that needs. Load it with E0Policy.from_pretrained"
+            )
 
     @property
     def actions_left(self) -> int:
@@ -326,6 +357,7 @@ class E0Policy(PreTrainedPolicy):
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
+        self._require_whole("saved")
         given = {} if state_dict is None else {"state_dict": state_dict}
         super()._save_pretrained(save_directory, **given)  # LeRobot after 0.6 gathers by itself
         self.prompts.save(save_directory)
@@ -361,7 +393,7 @@ class E0Policy(PreTrainedPolicy):
     def _load_as_safetensor(
         cls, model: E0Policy, model_file: str, map_location: str, strict: bool
     ) -> E0Policy:
-        model.load_state_dict(
-            read_weights(model_file, map_location, model.state_dict()), strict=True
-        )
+        # To where the model still is, so that the device need not hold all twice.
+        place = str(model.device)
+        model.load_state_dict(read_weights(model_file, place, model.state_dict()), strict=True)
         return model

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from httpx import HTTPError
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -42,6 +43,9 @@ class InMemoryAccelerator(Accelerator):
             sampler=data_loader.sampler,
             collate_fn=data_loader.collate_fn,
             pin_memory=data_loader.pin_memory,
+            # What begins an epoch draws a number: not from those that noise is drawn from, or a
+            # resumed training, which begins one more, would go on with other noise.
+            generator=torch.Generator(),
         )
         return super().prepare_data_loader(in_memory, *arguments, **options)
 

@@ -405,16 +405,38 @@ def test_window_mean_stays_on_one_mode() -> None:
 def test_read_out_of_padded_codes_gives_a_level() -> None:
     levels = torch.tensor([[0.0, 0.5], [1.0, 0.5], [1.0, 0.5]])
     codebook = ActionTokenizer(2, 16).fit(levels).codebook
-    for kind in ("argmax", "window_mean"):
+    for kind in ("argmax", "median", "window_mean"):
         actions = read_out(normal(50, H, 2, 16), codebook, kind)
         assert set(actions[..., 0].unique().tolist()) == {0.0, 1.0}
         assert actions[..., 1].unique().tolist() == [0.5]
 
 
+def test_mean_and_median_have_the_smallest_errors(tokenizer: ActionTokenizer) -> None:
+    codebook, logits = tokenizer.codebook, 3 * normal(20, H, D, V)
+    p = logits.softmax(-1)
+
+    def expected(power: int, actions: Tensor) -> Tensor:
+        return (p * (actions[..., None] - codebook).abs() ** power).sum(-1)
+
+    for power, kind in ((1, "median"), (2, "mean")):
+        best = expected(power, read_out(logits, codebook, kind))
+        for code in range(V):
+            other = codebook[:, code].expand_as(best)
+            assert (best <= expected(power, other) + 1e-5).all(), (kind, code)
+
+
+def test_of_two_ways_the_median_takes_one_and_the_mean_none() -> None:
+    codes = torch.linspace(-1, 1, 21)[None]
+    logits = torch.full((1, 1, 1, 21), -torch.inf)
+    logits[..., [2, 18]] = torch.tensor([0.6, 0.4]).log()
+    assert read_out(logits, codes, "median").item() == pytest.approx(-0.8)
+    assert read_out(logits, codes, "mean").item() == pytest.approx(-0.16)
+
+
 def test_read_out_refuses_bad_arguments(tokenizer: ActionTokenizer) -> None:
     logits = normal(1, H, D, V)
-    with pytest.raises(ValueError, match="unknown read-out 'mean'"):
-        read_out(logits, tokenizer.codebook, "mean")
+    with pytest.raises(ValueError, match="unknown read-out 'mode'"):
+        read_out(logits, tokenizer.codebook, "mode")
     with pytest.raises(ValueError, match="window must not be negative"):
         read_out(logits, tokenizer.codebook, "window_mean", window=-0.1)
     with pytest.raises(ValueError, match="must end in the codebook's shape"):
@@ -445,7 +467,7 @@ def test_sampling_compiles_to_one_graph(embedding, sampler: str) -> None:
     assert compiled.isfinite().all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
 def test_sampling_never_waits_for_the_device(sampler: str, tokenizer: ActionTokenizer) -> None:
     embedding = OrdinalEmbedding(tokenizer.to("cuda"))

@@ -173,7 +173,7 @@ def test_finite_is_what_isfinite_says(dtype: torch.dtype) -> None:
     require_finite({"a": good, "nothing": torch.zeros(0)})
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_graph_refuses_too_and_recovers() -> None:
     policy = make_policy({}).to("cuda")
     sampler = GraphedSampler(FastSampler(policy))

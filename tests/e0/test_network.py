@@ -24,6 +24,7 @@ from e0.network.transformer import (
     BlockShape,
     KeyValue,
     RMSNorm,
+    grouped,
     rotate,
     rotation,
 )
@@ -169,7 +170,8 @@ def test_grouped_attention_equals_the_explicit_sum(with_context: bool) -> None:
     mask = torch.rand(2, 5, 9 if with_context else 5, generator=seeded(4)) < 0.7
     mask[..., -1] = True  # every token sees something
     given = context if with_context else None
-    fast, seen = attention(x, rotation(positions, 6), given, mask[:, None])
+    allowed = grouped(mask[:, None], SHAPE)
+    fast, seen = attention(x, rotation(positions, 6), given, allowed)
     slow = reference_attention(attention, x, positions, given, mask)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
     assert seen.keys.shape == seen.values.shape == (2, 2, mask.shape[-1], 6)

@@ -180,8 +180,21 @@ def test_given_noise_fixes_the_sample() -> None:
     noise = torch.randn(B, H, D, 1, generator=seeded(3))
     entropies = [policy.sample(observation, noise=noise).entropy for _ in range(2)]
     assert torch.equal(*entropies)
-    with pytest.raises(ValueError, match=r"initial_noise must have shape \(6, 4, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"noise must have shape \(6, 4, 3, 1\)"):
         policy.sample(observation, noise=noise[:2])
+
+
+@pytest.mark.parametrize("objective", ["e0", "flow"])
+def test_from_zero_there_is_no_chance(objective: str) -> None:
+    policy, observation = make_policy(objective=objective, start="zero"), data()[0]
+    zeros = torch.zeros(B, H, D, 1)
+    chunks = [policy.sample(observation).actions for _ in range(2)]
+    assert torch.equal(chunks[0], chunks[1])
+    assert torch.equal(chunks[0], policy.sample(observation, noise=zeros).actions)
+    noise = torch.randn(B, H, D, 1, generator=seeded(3))
+    noisy = make_policy(objective=objective)
+    given = [p.sample(observation, noise=noise).actions for p in (policy, noisy)]
+    assert torch.equal(*given), "noise that is given counts"
 
 
 def test_a_saved_policy_is_the_same_policy() -> None:
@@ -365,7 +378,9 @@ def test_images_vectors_and_instruction_together() -> None:
         ({"schedule": "exp"}, "unknown schedule 'exp'; known: linear, cosine"),
         ({"time_distribution": "normal"}, "unknown time distribution 'normal'"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
-        ({"read_out": "mean"}, "unknown read-out 'mean'"),
+        ({"read_out": "mode"}, "unknown read-out 'mode'; known: argmax, median"),
+        ({"start": "one"}, "unknown start 'one'; known: noise, zero"),
+        ({"start": "one", "objective": "flow"}, "unknown start 'one'; known: noise, zero"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict, message: str) -> None:

@@ -6,74 +6,36 @@ import copy
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
+from acting_policies import (
+    CAMERA,
+    SMALL,
+    STATE,
+    WEIGHT,
+    D,
+    H,
+    make_policy,
+    noise,
+    observe,
+    plain,
+)
 from lerobot.policies import PreTrainedPolicy
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from e0.network.presets import PRESETS, find_preset
+from e0.network.presets import PRESETS
 from e0.objectives import ActionChunk
 from e0.sampling import weight_watch
-from lerobot_policy_e0 import E0Config, E0Policy
-
-CAMERA, STATE, H, D = "observation.images.front", "observation.state", 4, 2
-WEIGHT = "suffix_blocks.0.mlp.down.weight"
+from lerobot_policy_e0 import E0Policy
 
 
 @pytest.fixture(autouse=True)
 def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "test", replace(find_preset("tiny"), depth=2, image_size=(32, 32)))
-
-
-def make_policy(**own: Any) -> E0Policy:
-    torch.manual_seed(0)
-    config = E0Config(
-        **{
-            "device": "cpu",
-            "push_to_hub": False,
-            "preset": "test",
-            "horizon": H,
-            "n_action_steps": 2,
-            "denoising_steps": 2,
-            "vocabulary_size": 16,
-            "input_features": {
-                CAMERA: PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
-                STATE: PolicyFeature(FeatureType.STATE, (3,)),
-            },
-            "output_features": {"action": PolicyFeature(FeatureType.ACTION, (D,))},
-        }
-        | own
-    )
-    policy = E0Policy(config)
-    policy.model.tokenizer.fit(torch.randn(200, D))
-    with torch.no_grad():
-        for parameter in policy.parameters():  # nothing may stand at zero
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return policy.eval()
-
-
-def observe(count: int = 2) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(count)
-    return {
-        CAMERA: torch.rand(count, 3, 32, 32, generator=generator),
-        STATE: torch.randn(count, 3, generator=generator),
-        "task": ["push"] * count,
-    }
-
-
-def noise(count: int = 2) -> Tensor:
-    return torch.randn(count, H, D, 1, generator=torch.Generator().manual_seed(5))
-
-
-def plain(policy: E0Policy) -> Tensor:
-    """What the weights as they are now say, without anything that was made ahead."""
-    return policy.acting().sample(policy._observation(observe()), noise=noise()).actions
+    monkeypatch.setitem(PRESETS, "test", SMALL)
 
 
 # Finite numbers

@@ -62,7 +62,11 @@ class TokenLayout:
 
 
 class ActionTokens(nn.Module):
-    """Projections of what a layout says into tokens of a width, and back."""
+    """Projections of what a layout says into tokens of a width, and back.
+
+    They compute in their weights' float32, also under autocast: in bfloat16 a noisy action would
+    have 8 bits, and so would the coefficients of a peak one code wide.
+    """
 
     def __init__(self, layout: TokenLayout, width: int) -> None:
         super().__init__()
@@ -77,6 +81,19 @@ class ActionTokens(nn.Module):
 
     def embed(self, noisy: Tensor) -> Tensor:
         """`noisy` (B, H, D, input width) -> tokens (B, T, C), for any whole number of tokens."""
+        with _no_autocast(noisy):
+            return self._embed(noisy.to(self.dtype))
+
+    def read_out(self, tokens: Tensor, chunk: torch.Size) -> Tensor:
+        """Tokens (B, T, C) -> (B, H, D, output width) for `chunk` (H, D)."""
+        with _no_autocast(tokens):
+            return self._read_out(tokens.to(self.dtype), chunk)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.output.weight.dtype
+
+    def _embed(self, noisy: Tensor) -> Tensor:
         rows = noisy.shape[0]
         count = noisy.shape[1] * noisy.shape[2] // self.layout.token_dim
         if self.flow_input is None:
@@ -87,11 +104,14 @@ class ActionTokens(nn.Module):
         flow, codes = noisy[..., 0], noisy[..., 1:]
         return torch.cat((self.flow_input(flow), self.input(codes.reshape(rows, count, -1))), dim=1)
 
-    def read_out(self, tokens: Tensor, chunk: torch.Size) -> Tensor:
-        """Tokens (B, T, C) -> (B, H, D, output width) for `chunk` (H, D)."""
+    def _read_out(self, tokens: Tensor, chunk: torch.Size) -> Tensor:
         rows = tokens.shape[0]
         if self.flow_output is None:
             return self.output(tokens).view(rows, *chunk, -1)
         flow = self.flow_output(tokens[:, : chunk[0]]).view(rows, *chunk, 1)
         codes = self.output(tokens[:, chunk[0] :]).view(rows, *chunk, -1)
         return torch.cat((flow, codes), dim=-1)
+
+
+def _no_autocast(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(tensor.device.type, enabled=False)

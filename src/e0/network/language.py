@@ -31,7 +31,9 @@ def encode_instructions(instructions: list[str], maximum_bytes: int, patch: int)
 
 
 class ByteEmbedding(nn.Module):
-    """Byte indices -> one token for every `patch` bytes."""
+    """Byte indices -> one token for every `patch` bytes. `padding` fills up short instructions."""
+
+    padding = PADDING
 
     def __init__(self, width: int, patch: int, byte_width: int = 32) -> None:
         super().__init__()
@@ -51,7 +53,10 @@ NO_WORD = -1
 
 
 class WordEmbedding(nn.Module):
-    """Tokens of a text tokenizer -> one vector each, times the root of the width, as in Gemma."""
+    """Tokens of a text tokenizer -> one vector each, times the root of the width, as in Gemma.
+    `padding` fills up short prompts."""
+
+    patch, padding = 1, NO_WORD
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()

@@ -27,7 +27,9 @@ from e0.network.transformer import (
     KeyValue,
     KeyValueProjection,
     RMSNorm,
+    Rotation,
     apply_norm,
+    grouped,
     make_norm,
     rotation,
 )
@@ -154,7 +156,7 @@ class PolicyNetwork(nn.Module):
         other shapes than `Observation` says.
         """
         tokens, mask = self._embed(observation)
-        table = rotation(mask.long().cumsum(-1) - 1, self.preset.prefix.head_width)
+        table = self._rotation(mask.long().cumsum(-1) - 1)
         attend = mask[:, None, None, :]
         layers = []
         for block in self.prefix_blocks:
@@ -185,7 +187,7 @@ class PolicyNetwork(nn.Module):
     ) -> Tensor:
         batch, rows = prefix.mask.shape[0], noisy.shape[0]
         draws, start = rows // batch, cache.length if cache else 0
-        x = self.action_tokens.embed(noisy.to(self.dtype))
+        x = self.action_tokens.embed(noisy).to(self.dtype)
         count = x.shape[1]
         if self.step_identity is not None:
             x = x + self.step_identity[start : start + count]
@@ -195,9 +197,9 @@ class PolicyNetwork(nn.Module):
             condition = condition.view(batch, draws, -1)
         places = torch.arange(start, start + count, device=x.device)
         positions = prefix.mask.sum(-1, keepdim=True) + places.repeat(draws)
-        table = rotation(positions, self.preset.suffix.head_width)
+        table = self._rotation(positions)
         order = self.layout.order(x.device)[start : start + count]
-        mask = action_mask(prefix.mask, draws, start, order)
+        mask = grouped(action_mask(prefix.mask, draws, start, order), self.preset.suffix)
         layers = cache.layers if cache and cache.layers else prefix.layers
         seen = []
         for block, context in zip(self.suffix_blocks, layers, strict=True):
@@ -228,6 +230,10 @@ class PolicyNetwork(nn.Module):
         """Of the large weights, and so of the tokens; norms may keep float32."""
         return self.prefix_key_value.projection.weight.dtype
 
+    def _rotation(self, positions: Tensor) -> Rotation:
+        """Rotary tables in the tokens' dtype: converted once, not in every layer."""
+        return rotation(positions, self.preset.prefix.head_width, dtype=self.dtype)
+
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
         """A block; with `checkpointing` its insides are computed again in the backward pass."""
         if self.checkpointing and self.training and torch.is_grad_enabled():
@@ -248,7 +254,7 @@ class PolicyNetwork(nn.Module):
         x = self._embed_vectors(observation)
         state = prefix.mask.new_ones(x.shape[:2])
         places = torch.arange(x.shape[1], device=x.device)
-        table = rotation(prefix.mask.sum(-1, keepdim=True) + places, self.preset.suffix.head_width)
+        table = self._rotation(prefix.mask.sum(-1, keepdim=True) + places)
         mask = torch.cat((prefix.mask, state), dim=-1)
         layers = []
         for block, context in zip(self.suffix_blocks, prefix.layers, strict=True):

@@ -5,6 +5,7 @@ given, an adaptive norm: the block of Gemma (arXiv 2403.08295), with the adaptiv
 (arXiv 2212.09748) as in pi-0.5. Attention is PyTorch's fused `scaled_dot_product_attention`.
 
 Shapes: B batch, T tokens, C width, N heads, G key/value heads (N is a multiple of G), E head width.
+Masks are (B, 1, 1, keys) where all queries look at the same, or grouped: (B, 1, N/G · T, keys).
 """
 
 from __future__ import annotations
@@ -61,12 +62,18 @@ class Rotation(NamedTuple):
     sine: Tensor
 
 
-def rotation(positions: Tensor, head_width: int, base: float = 10_000.0) -> Rotation:
-    """Rotary tables for `positions` (B, T) or (1, T) (RoFormer, arXiv 2104.09864)."""
+def rotation(
+    positions: Tensor,
+    head_width: int,
+    base: float = 10_000.0,
+    dtype: torch.dtype = torch.float32,
+) -> Rotation:
+    """Rotary tables for `positions` (B, T) or (1, T) (RoFormer, arXiv 2104.09864), rounded to a
+    dtype at the end."""
     exponent = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
     frequency = base ** (-exponent / head_width)
     angle = positions[:, None, :, None].float() * frequency
-    return Rotation(angle.cos(), angle.sin())
+    return Rotation(angle.cos().to(dtype), angle.sin().to(dtype))
 
 
 def rotate(x: Tensor, table: Rotation) -> Tensor:
@@ -74,6 +81,23 @@ def rotate(x: Tensor, table: Rotation) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     cosine, sine = table.cosine.to(x.dtype), table.sine.to(x.dtype)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
+def grouped(mask: Tensor, shape: BlockShape) -> Tensor:
+    """A mask (B, 1, T, keys) for `attend`: (B, 1, N/G · T, keys)."""
+    return mask.repeat(1, 1, shape.heads // shape.key_value_heads, 1)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of queries (B, N, T, E) to keys and values (B, G, keys, E) -> (B, N, T, E).
+
+    The heads that share keys become more queries of one head, which every kernel can do; with
+    PyTorch's own grouping and a mask, GPUs fall back to one that keeps all scores.
+    """
+    batch, groups, _, width = keys.shape
+    folded = query.reshape(batch, groups, -1, width)
+    attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
+    return attended.reshape(query.shape)
 
 
 class RMSNorm(nn.Module):
@@ -147,7 +171,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, table: Rotation, context: KeyValue | None, mask: Tensor | None
     ) -> tuple[Tensor, KeyValue]:
-        """Attend from `x` (B, T, C) to [context, x]; `mask` (B, 1, T, keys), True = may look.
+        """Attend from `x` (B, T, C) to [context, x]; True in the mask = may look.
 
         Returns the output (B, T, C), and the keys and values of [context, x]."""
         batch, tokens, _ = x.shape
@@ -156,13 +180,7 @@ class Attention(nn.Module):
         if context is not None:
             keys = torch.cat((context.keys, keys), dim=2)
             values = torch.cat((context.values, values), dim=2)
-        attended = F.scaled_dot_product_attention(
-            rotate(query, table),
-            keys,
-            values,
-            attn_mask=mask,
-            enable_gqa=self.shape.heads != self.shape.key_value_heads,
-        )
+        attended = attend(rotate(query, table), keys, values, mask)
         output = self.output(attended.transpose(1, 2).reshape(batch, tokens, -1))
         return output, KeyValue(keys, values)
 
@@ -201,7 +219,7 @@ class Block(nn.Module):
         context: KeyValue | None = None,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """`x` (B, T, C) attends to [context, x]; `mask` (B, 1, T or 1, keys), True = may look.
+        """`x` (B, T, C) attends to [context, x]; True in the mask = may look.
 
         Returns the output (B, T, C), and the keys and values of [context, x]."""
         normed, gate = apply_norm(self.attention_norm, x, condition)

@@ -14,13 +14,21 @@ from e0.diffusion import (
     TokenEmbedding,
     corrupt,
     read_out,
+    require_read_out,
     sample,
 )
 from e0.heads import TokenHead
-from e0.objectives.interface import ActionChunk, Denoise, Sampling, training_time
+from e0.objectives.interface import (
+    STARTS,
+    ActionChunk,
+    Denoise,
+    Sampling,
+    require_known,
+    starting_noise,
+    training_time,
+)
 
 EMBEDDINGS = ("ordinal", "one_hot")
-READ_OUTS = ("argmax", "window_mean")
 TIME_DISTRIBUTIONS = ("beta", "uniform")
 
 
@@ -28,14 +36,15 @@ TIME_DISTRIBUTIONS = ("beta", "uniform")
 class E0Objective:
     """Continuized discrete diffusion (E0, arXiv 2511.21542).
 
-    Raises ValueError for an unknown embedding, schedule, time distribution, sampler or read-out,
-    and for a negative temperature.
+    Raises ValueError for an unknown embedding, schedule, time distribution, start, sampler or
+    read-out, and for a negative temperature.
     """
 
     head: TokenHead
     embedding_name: str = "ordinal"
     schedule_name: str = "linear"
     time_distribution: str = "beta"
+    start: str = "noise"
     sampler: str = "ddim"
     temperature: float = 1.0
     read_out: str = "argmax"
@@ -48,7 +57,8 @@ class E0Objective:
         require_known("schedule", self.schedule_name, tuple(SCHEDULES))
         require_known("time distribution", self.time_distribution, TIME_DISTRIBUTIONS)
         require_known("sampler", self.sampler, SAMPLERS)
-        require_known("read-out", self.read_out, READ_OUTS)
+        require_known("start", self.start, STARTS)
+        require_read_out(self.read_out)
         require_temperature(self.temperature)
 
     @property
@@ -84,29 +94,31 @@ class E0Objective:
 
     def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
         codebook = self.head.tokenizer.codebook
-        logits = self.head.logits()
+        logits, embedding = self.head.logits(), self.embedding
+        shape = (batch, horizon, self.head.tokenizer.action_dim)
+        start = starting_noise(
+            sampling.noise,
+            (*shape, embedding.width),
+            sampling.generator,
+            codebook.device,
+            self.start,
+        )
         drawn = sample(
             lambda noisy, time: logits(denoise(noisy, time)),
-            self.embedding,
-            (batch, horizon, self.head.tokenizer.action_dim),
+            embedding,
+            shape,
             schedule=SCHEDULES[self.schedule_name],
             steps=sampling.steps,
             sampler=self.sampler,
             temperature=self.temperature,
             generator=sampling.generator,
-            initial_noise=sampling.noise,
+            initial_noise=start,
             early_stop=self.early_stop,
             keep_trace=sampling.keep_trace,
             device=codebook.device,
         )
         actions = read_out(drawn.logits, codebook, self.read_out)
         return ActionChunk(actions, drawn.entropy, drawn.steps_taken, drawn.trace)
-
-
-def require_known(what: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise ValueError listing the known values."""
-    if value not in known:
-        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
 
 
 def require_temperature(temperature: float) -> None:

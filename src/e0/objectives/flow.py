@@ -9,9 +9,11 @@ from torch import Tensor
 
 from e0.diffusion import mean_over_valid
 from e0.objectives.interface import (
+    STARTS,
     ActionChunk,
     Denoise,
     Sampling,
+    require_known,
     starting_noise,
     training_time,
 )
@@ -30,10 +32,14 @@ class FlowObjective:
 
     tokenizer: ActionTokenizer
     time_distribution: str = "beta"
+    start: str = "noise"
 
     causal = False
     input_width = 1
     output_width = 1
+
+    def __post_init__(self) -> None:
+        require_known("start", self.start, STARTS)
 
     def loss(
         self,
@@ -55,7 +61,7 @@ class FlowObjective:
     def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
         steps, device = sampling.steps, self.tokenizer.codebook.device
         shape = (batch, horizon, self.tokenizer.action_dim, 1)
-        x = starting_noise(sampling.noise, shape, sampling.generator, device)
+        x = starting_noise(sampling.noise, shape, sampling.generator, device, self.start)
         times = 1 - torch.arange(steps, device=device, dtype=torch.float32) / steps
         for time in times:
             x = x - denoise(x, time.expand(batch)).float() / steps

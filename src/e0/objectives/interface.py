@@ -17,6 +17,7 @@ from e0.diffusion import sample_time
 from e0.network.transformer import DecodingCache
 
 SHARE_AT_PURE_NOISE = 0.5
+STARTS = ("noise", "zero")
 
 
 class Denoise(Protocol):
@@ -110,13 +111,24 @@ def refuse_noise(noise: Tensor | None, objective: str) -> None:
         raise ValueError(f"the {objective} objective takes no noise; leave `noise` out")
 
 
+def require_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ValueError listing the known values."""
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
+
+
 def starting_noise(
     noise: Tensor | None,
     shape: tuple[int, ...],
     generator: torch.Generator | None,
     device: torch.device,
+    start: str = "noise",
 ) -> Tensor:
-    """The given noise, checked, or standard normal numbers of this shape."""
+    """The given noise, checked, or else what a sampler of this `start` begins with: standard normal
+    numbers, or their mean. From zero there is no chance in what follows, and no choice either:
+    where there are several ways to act, one step says what they have in common."""
+    if noise is None and start == "zero":
+        return torch.zeros(shape, device=device)
     if noise is None:
         return torch.randn(shape, device=device, generator=generator)
     if noise.shape != shape:

@@ -3,27 +3,33 @@
 A graph replays the same kernels on the same memory, so that the CPU launches one thing instead of
 thousands: inputs are copied into buffers that stay, the graph runs, results are copied out
 (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). There is one graph for every
-signature of inputs: the shapes of pictures, vectors and prompt.
+signature of inputs: the shapes of pictures, vectors and prompt. Prompts are padded to a few
+lengths, since those that tell the state in digits change theirs with it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from e0.finite import Drawn, accept
 from e0.network.observation import Observation
 from e0.objectives import ActionChunk
-from e0.sampling.sampler import FastSampler
+from e0.objectives.interface import starting_noise
+from e0.sampling.sampler import FastSampler, say_once
 
 WARM_UP = 3
 MAXIMUM_GRAPHS = 8
-"""Signatures that are kept: each graph holds the memory of a whole chunk."""
+"""Signatures that are kept, the last used ones."""
+PROMPT_TOKENS = 16
+"""Prompts are padded to a multiple of so many tokens."""
 
 Signature = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
@@ -41,14 +47,18 @@ class GraphedSampler:
     """`FastSampler.sample` through CUDA graphs.
 
     reason: why there is no graph, None if there is; then chunks are sampled step by step, through
-    the same buffers. Nothing waits for the device but the look at a chunk before it is given.
+    the same buffers, and on a GPU the log says so. Nothing waits for the device but the look at a
+    chunk before it is given.
     """
 
     def __init__(self, sampler: FastSampler) -> None:
         self.sampler = sampler
         self.reason = self._no_graph()
         self._lock = threading.Lock()  # threads share the buffers
-        self._recordings: dict[Signature, Recording] = {}
+        self._recordings: OrderedDict[Signature, Recording] = OrderedDict()
+        self._memory: Any = None  # of all graphs: they never run at the same time
+        if self.reason is not None and self._device.type == "cuda":
+            say_once(f"chunks are sampled without a CUDA graph: {self.reason}")
 
     def sample(
         self,
@@ -61,26 +71,56 @@ class GraphedSampler:
         takes a few seconds."""
         if self.sampler.reason is not None or not self._takes_noise:
             return self.sampler.sample(observation, generator=generator, noise=noise)
-        if noise is None:
-            noise = torch.randn(
-                self._noise_shape(observation), device=self._device, generator=generator
-            )
+        objective: Any = self.sampler.policy.objective
+        noise = starting_noise(
+            noise,
+            self._noise_shape(observation),
+            generator,
+            self._device,
+            getattr(objective, "start", "noise"),
+        )
         with self._lock:
-            drawn = self._draw(observation, noise)
+            drawn = self._draw(self._padded(observation), noise)
         return accept(drawn, observation, noise, self.sampler.policy)
+
+    def warm_up(self, observation: Observation) -> None:
+        """Capture what chunks of such observations need; of prompts that tell the state, which
+        changes their length, also those a little shorter and longer."""
+        for near in self._nearby(observation):
+            self.sample(near, generator=torch.Generator(self._device))
+
+    def _nearby(self, observation: Observation) -> Iterator[Observation]:
+        yield observation
+        network, words = self.sampler.network, observation.instruction
+        if network.preset.state != "prompt" or network.language is None or words is None:
+            return
+        for change in (-PROMPT_TOKENS, PROMPT_TOKENS):
+            if words.shape[1] + change > 0:
+                other = F.pad(words, (0, change), value=network.language.padding)
+                yield replace(observation, instruction=other)
 
     def _draw(self, observation: Observation, noise: Tensor) -> Drawn:
         inputs = observation.tensors() | {"noise": noise}
         signature = tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
-        recording = self._recordings.get(signature)
-        if recording is None:
-            if len(self._recordings) == MAXIMUM_GRAPHS:
-                self._recordings.pop(next(iter(self._recordings)))
-            recording = self._recordings[signature] = self._record(observation, noise)
+        if signature not in self._recordings:
+            if len(self._recordings) >= MAXIMUM_GRAPHS:
+                self._recordings.popitem(last=False)
+            self._recordings[signature] = self._record(observation, noise)
+        self._recordings.move_to_end(signature)
+        recording = self._recordings[signature]
         for name, tensor in inputs.items():
             recording.inputs[name].copy_(tensor, non_blocking=True)
         recording.run()
         return _copied(recording.result)
+
+    def _padded(self, observation: Observation) -> Observation:
+        """The observation with its instruction filled up; nothing looks at the padding."""
+        language, words = self.sampler.network.language, observation.instruction
+        if language is None or words is None:
+            return observation
+        unit = PROMPT_TOKENS * language.patch
+        missing = -words.shape[1] % unit
+        return replace(observation, instruction=F.pad(words, (0, missing), value=language.padding))
 
     @property
     def _device(self) -> torch.device:
@@ -109,6 +149,9 @@ class GraphedSampler:
         width = self.sampler.policy.objective.input_width
         return (batch, settings.horizon, settings.action_dim, width)
 
+    # Also where chunks are asked for under inference mode: buffers must serve outside of it, too.
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _record(self, observation: Observation, noise: Tensor) -> Recording:
         """Buffers of this signature, and the graph over them if there can be one."""
         inputs = {
@@ -120,24 +163,35 @@ class GraphedSampler:
         def sample() -> Drawn:
             return self.sampler.draw(held, noise=inputs["noise"])
 
-        if self.reason is not None:
-            return _eager(inputs, sample)
-        with torch.cuda.device(self._device):
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # libraries choose kernels and reserve memory
-                for _ in range(WARM_UP):
-                    sample()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            try:
-                # Other threads may go on meanwhile: only this one's calls are captured.
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    result = sample()
-            except RuntimeError as error:
-                self.reason = f"capture failed: {error}"
-                return _eager(inputs, sample)
-        return Recording(inputs, graph.replay, result)
+        if self.reason is None:
+            with torch.cuda.device(self._device):
+                captured = self._capture(sample)
+            if captured is not None:
+                graph, result = captured
+                return Recording(inputs, graph.replay, result)
+        return _eager(inputs, sample)
+
+    def _capture(self, sample: Callable[[], Drawn]) -> tuple[torch.cuda.CUDAGraph, Drawn] | None:
+        """A graph and where its results will lie; None, and a reason, if it cannot be captured."""
+        stream, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(stream)
+        with torch.cuda.stream(side):  # libraries choose kernels and reserve memory
+            for _ in range(WARM_UP):
+                sample()
+        stream.wait_stream(side)
+        if self._memory is None:
+            self._memory = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may go on meanwhile: only this one's calls are captured.
+            with torch.cuda.graph(graph, self._memory, capture_error_mode="thread_local"):
+                result = sample()
+        except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own in place
+            self.reason = f"capture failed: {error}"
+            say_once(f"chunks are sampled without a CUDA graph: {self.reason}")
+            return None
+        return graph, result
 
 
 def unflatten(tensors: dict[str, Tensor], like: Observation) -> Observation:

@@ -106,10 +106,25 @@ def read_config(directory: Path) -> PreTrainedConfig:
 
 
 def load_policy(directory: Path, config: PreTrainedConfig) -> Any:
-    """The policy of a checkpoint; one that is an adapter is merged into the policy it adapts."""
+    """The policy of a checkpoint; one that is an adapter is merged into the policy it adapts.
+
+    E0's are brought to the form that acts before they go to the device, which then need not hold
+    another one."""
     from lerobot.policies.factory import get_policy_class
 
+    from lerobot_policy_e0.modeling_e0 import E0Policy
+
     kind = get_policy_class(config.type)
+    if kind is not E0Policy:
+        return _load(kind, directory, config)
+    device, config.device = config.device, "cpu"
+    policy = _load(kind, directory, config)
+    policy.only_act()
+    config.device = policy.config.device = device
+    return policy.to(device)
+
+
+def _load(kind: Any, directory: Path, config: PreTrainedConfig) -> Any:
     if not config.use_peft:
         return kind.from_pretrained(directory, config=config)
     from peft import PeftModel

@@ -23,6 +23,7 @@ from torch import Tensor
 from e0.network.policy_network import Observation
 from e0.network.presets import PRESETS
 from e0.policy import Policy, PolicySettings
+from e0.precision import cast_in_place
 from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler
 from e0_bench.speed.lerobot_peers import Kind, make_peer, peer_batch
@@ -148,8 +149,7 @@ def measure_chunks(
     policy = make_policy(case, machine.device)
     images = pictures(case, machine.device)
     observations = observe(policy, case, images, min(OBSERVATIONS, machine.runs))
-    if machine.dtype is not torch.float32:
-        policy.network.to(machine.dtype)
+    cast_in_place(policy.network, machine.dtype)
     fast = FastSampler(policy, steps=case.steps)
     sampler = GraphedSampler(fast) if machine.device.type == "cuda" else fast
     methods = {
@@ -206,7 +206,8 @@ def measure_stages(case: Case, machine: Machine) -> list[dict[str, Any]]:
     """Vision, whole prefix, one denoising step and the read-out of a plain policy, and one step of
     the fast one."""
     policy = make_policy(case, machine.device)
-    network = policy.network.to(machine.dtype)
+    network = policy.network
+    cast_in_place(network, machine.dtype)
     observation = observe(policy, case, pictures(case, machine.device))[0]
     denoiser = FastSampler(policy, steps=case.steps).denoiser
     assert denoiser is not None

@@ -1,0 +1,219 @@
+"""`PolicyNetwork.denoise` sooner, for times that are known before.
+
+What is made ahead for K times: their features and every norm's scale, shift and gate, which depend
+on nothing else; queries, keys and values in one projection. In a chunk, rotary tables and masks are
+made once, and the action tokens' keys and values overwrite their place behind the prefix' ones,
+which are never copied again. Between blocks the action tokens keep float32 whatever the weights'
+dtype: that is more exact and saves conversions.
+
+Shapes: B observations, P prefix tokens, T action tokens, C width, N heads, G key/value heads,
+E head width, K denoising steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from e0.network.policy_network import PolicyNetwork, Prefix, action_mask, time_features
+from e0.network.transformer import (
+    AdaptiveRMSNorm,
+    Block,
+    DecodingCache,
+    RMSNorm,
+    attend,
+    grouped,
+    rotation,
+)
+from e0.precision import in_dtype
+
+
+class Modulation(NamedTuple):
+    """What a norm does at one time, each (C,) in float32: its scale and shift, and the gate of the
+    residual behind it; None where it has none."""
+
+    scale: Tensor
+    shift: Tensor | None
+    gate: Tensor | None
+
+
+class FastDenoiser:
+    """`PolicyNetwork.denoise` for one grid of times (K,), which it must be called at in order."""
+
+    def __init__(
+        self,
+        network: PolicyNetwork,
+        times: Tensor,
+        dtype: torch.dtype,
+        compiled: bool = False,
+    ) -> None:
+        self.preset, self.layout, self.times = network.preset, network.layout, times
+        tokens, condition = _time_tables(network, times)
+        self.time_mix = None if tokens is None else tokens.to(dtype)
+        blocks = [cast(Block, block) for block in network.suffix_blocks]
+        norms = [norm for block in blocks for norm in (block.attention_norm, block.mlp_norm)]
+        every = [_modulation(norm, condition, len(times)) for norm in norms]
+        self.modulation = [list(now) for now in zip(*every, strict=True)]
+        """Of every time, the norms' in the order in which they come."""
+        self.last = _modulation(network.suffix_norm, condition, len(times))
+        self.epsilon = network.suffix_norm.epsilon
+        self.blocks = [_weights(block, dtype) for block in blocks]
+        self.action_tokens = network.action_tokens
+        self.time: nn.Sequential = in_dtype(network.time, dtype)
+        identity = network.step_identity
+        self.identity = None if identity is None else identity.detach().float()
+        self.dtype = dtype
+        self.block: Callable[..., Tensor] = torch.compile(self._block) if compiled else self._block
+
+    def bind(self, prefix: Prefix) -> Callable[..., Tensor]:
+        """A `denoise` for one encoded observation, to be called once for every time."""
+        shape = self.preset.suffix
+        count, place = self.layout.count, torch.arange(self.layout.count, device=self.times.device)
+        positions = prefix.mask.sum(-1, keepdim=True) + place
+        cosine, sine = rotation(positions, shape.head_width, dtype=self.dtype)
+        turns = torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
+        visible = action_mask(prefix.mask, 1, 0, self.layout.order(place.device))
+        mask = aligned_mask(grouped(visible, shape), self.dtype)
+        room = (len(prefix.mask), shape.key_value_heads, count, shape.head_width)
+        caches = []
+        for layer in prefix.layers:
+            own = layer.keys.new_empty(room)
+            caches.append(
+                (torch.cat((layer.keys, own), dim=2), torch.cat((layer.values, own), dim=2))
+            )
+        step = 0
+
+        def denoise(noisy: Tensor, time: Tensor, _: DecodingCache | None = None) -> Tensor:
+            nonlocal step
+            self._require_time(step, time)
+            x = self._embed(noisy, step)
+            norms = self.modulation[step]
+            for index, (weights, cache) in enumerate(zip(self.blocks, caches, strict=True)):
+                at_attention, at_mlp = norms[2 * index : 2 * index + 2]
+                x = self.block(x, weights, at_attention, at_mlp, cache, mask, turns)
+            x = self._norm(x, self.last[step])
+            step += 1
+            return self.action_tokens.read_out(x, noisy.shape[1:3])
+
+        return denoise
+
+    def _require_time(self, step: int, time: Tensor) -> None:
+        """Refuse a call that nothing was made ahead for. On a GPU only their number is checked:
+        reading a value would wait for the device."""
+        if step >= len(self.times):
+            raise ValueError(f"made for {len(self.times)} evaluations, this is one more")
+        if time.device.type == "cpu" and (time[0] - self.times[step]).abs() > 1e-5:
+            raise ValueError(
+                f"evaluation {step} was made for the time {self.times[step]:.4f}, not {time[0]:.4f}"
+            )
+
+    def _embed(self, noisy: Tensor, step: int) -> Tensor:
+        """Action tokens (B, T, C) in float32."""
+        x = self.action_tokens.embed(noisy)
+        if self.identity is not None:
+            x = x + self.identity
+        if self.time_mix is None:
+            return x
+        first = cast(nn.Linear, self.time[0])
+        x = x.to(self.dtype)
+        mixed = F.linear(x, first.weight[:, : x.shape[-1]]) + self.time_mix[step]
+        return self.time[1:](mixed).float()
+
+    def _block(
+        self,
+        x: Tensor,
+        weights: dict[str, Tensor],
+        at_attention: Modulation,
+        at_mlp: Modulation,
+        cache: tuple[Tensor, Tensor],
+        mask: Tensor,
+        turns: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """One block: `x` (B, T, C) attends to the prefix and itself, whose keys and values go into
+        the cache, each (B, G, P + T, E)."""
+        normed = self._norm(x, at_attention).to(self.dtype)
+        attended = self._attend(normed, weights, *cache, mask, turns)
+        x = _add(x, F.linear(attended, weights["output"]), at_attention.gate)
+        normed = self._norm(x, at_mlp).to(self.dtype)
+        opened, passed = F.linear(normed, weights["gate_up"]).chunk(2, dim=-1)
+        hidden = F.gelu(opened, approximate="tanh") * passed
+        return _add(x, F.linear(hidden, weights["down"]), at_mlp.gate)
+
+    def _norm(self, x: Tensor, modulation: Modulation) -> Tensor:
+        normed = F.rms_norm(x, x.shape[-1:], modulation.scale, self.epsilon)
+        return normed if modulation.shift is None else normed + modulation.shift
+
+    def _attend(
+        self,
+        x: Tensor,
+        weights: dict[str, Tensor],
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor,
+        turns: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Attention of `x` (B, T, C) to the prefix and itself -> (B, T, N · E)."""
+        batch, count, _ = x.shape
+        heads, groups = self.preset.suffix.heads, self.preset.suffix.key_value_heads
+        width = self.preset.suffix.head_width
+        every = F.linear(x, weights["query_key_value"]).view(batch, count, -1, width)
+        every = every.transpose(1, 2)  # (B, N + 2 G, T, E)
+        turned, (cosine, sine) = every[:, : heads + groups], turns
+        # Rotary positions: the halves swapped and one of them negated, times the sine.
+        turned = torch.addcmul(turned * cosine, turned.roll(width // 2, dims=-1), sine)
+        keys[:, :, -count:] = turned[:, heads:]
+        values[:, :, -count:] = every[:, heads + groups :]
+        attended = attend(turned[:, :heads], keys, values, mask)
+        return attended.transpose(1, 2).flatten(2)
+
+
+def aligned_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of bools (..., keys) as it is added to the scores, 0 or -inf, its rows a multiple of
+    eight apart. Others, and bools, kernels would convert anew in every layer of every step."""
+    keys = visible.shape[-1]
+    room = visible.new_zeros(*visible.shape[:-1], -(-keys // 8) * 8, dtype=dtype)
+    return room[..., :keys].masked_fill_(~visible, -torch.inf)
+
+
+def _add(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
+    """The residual."""
+    return x + branch if gate is None else torch.addcmul(x, gate, branch)
+
+
+def _time_tables(network: PolicyNetwork, times: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What the time adds to every action token, or the condition of adaptive norms, (K, C)."""
+    with torch.no_grad():
+        features = time_features(times, network.preset.time_width)
+        first = cast(nn.Linear, network.time[0])
+        features = features.to(first.weight.dtype)
+        if network.preset.time == "adaptive":
+            return None, network.time(features)
+        return F.linear(features, first.weight[:, -features.shape[-1] :], first.bias), None
+
+
+def _modulation(
+    norm: RMSNorm | AdaptiveRMSNorm, condition: Tensor | None, steps: int
+) -> list[Modulation]:
+    """A norm's at every time."""
+    if isinstance(norm, AdaptiveRMSNorm):
+        assert condition is not None
+        scale, shift, gate = norm.modulation(condition).float().chunk(3, dim=-1)
+        return [Modulation(*row) for row in zip(1.0 + scale, shift, gate, strict=True)]
+    return [Modulation(1.0 + norm.weight.float(), None, None)] * steps
+
+
+def _weights(block: Block, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A block's matrices; queries, keys and values in one."""
+    attention, mlp = block.attention, block.mlp
+    fused = torch.cat((attention.query.weight, attention.key_value.projection.weight))
+    matrices = {
+        "query_key_value": fused,
+        "output": attention.output.weight,
+        "gate_up": mlp.gate_up.weight,
+        "down": mlp.down.weight,
+    }
+    return {name: matrix.detach().to(dtype) for name, matrix in matrices.items()}
