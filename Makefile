@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
 
-.PHONY: demo test crash lint format clean
+.PHONY: demo test crash lint format clean gpu-pack gpu-rehearse
 
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
@@ -25,6 +25,14 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+# What a GPU machine without internet lacks; see benchmarks/gpu/README.md.
+gpu-pack: $(INSTALLED)
+	PATH="$$PATH:$$PWD/.tools/bin" $(PYTHON) benchmarks/gpu/pack.py
+
+# All stages at their smallest, in an environment like that machine's.
+gpu-rehearse: $(INSTALLED)
+	PATH="$$PATH:$$PWD/.tools/bin" $(PYTHON) benchmarks/gpu/rehearse.py
 
 # uv from the PATH, or a copy of its own in .tools.
 $(INSTALLED): pyproject.toml constraints.txt .python-version

@@ -4,22 +4,29 @@
     python benchmarks/speed.py --preset paligemma --against lerobot-pi05 --out results.json
     python benchmarks/speed.py --preset paligemma_pi0 --against lerobot-pi0 --dry-run --out r.json
 
-Chunks go from float pictures of 480 x 640 to actions, weights are random, and the peer is measured
-in turn with ours. With --dry-run all of it runs at a tiny size with few runs, which checks the
-script and says nothing about speed. Peers run as LeRobot ships them: prompts padded to their
-maximum, and on a GPU also compiled. The targets for one H200 have not been measured by us yet.
+Chunks go from float pictures of 480 x 640 and a prompt with its state to actions, weights are
+random, and the peer is measured in turn with ours. With --dry-run all of it runs at a tiny size
+with few runs, which checks the script and says nothing about speed. Peers run as LeRobot ships
+them: prompts padded to their maximum, and on a GPU also compiled, which is measured last because
+compiling takes minutes. The targets for one H200 have not been measured by us yet.
 
-Results: {"speed": rows, "machine": {...}}; a row has "what" (chunk, vision, prefix, "step, plain",
-"step, fast", read-out, training step), "policy", the case (preset, cameras, horizon, steps, batch,
-vocabulary, grain), "median_ms", "p95_ms", "runs", and where they apply "floor_ms", "times_floor",
-"memory_mb" (GPU), "samples_per_second", "no_graph" (why no CUDA graph was used).
+Results: {"speed": rows, "machine": {...}, "done": names, "failed": {name: error}}, written after
+each thing that was measured; --resume goes on from there. A row has "what" (chunk, "chunk beside
+compiled", vision, prefix, "step, plain", "step, fast", read-out, training step), "policy", the
+case (preset, cameras, horizon, steps, batch, vocabulary, grain), "median_ms", "p95_ms", "runs", and
+where they apply "floor_ms", "times_floor", "memory_mb" (peak on a GPU of this policy alone),
+"samples_per_second", "no_graph" (why no CUDA graph was used).
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import platform
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +35,7 @@ from tqdm import tqdm
 
 from e0.network.presets import PRESETS
 from e0.network.vision import KeypointShape
-from e0_bench.files import write_json
+from e0_bench.files import read_json, write_json
 from e0_bench.speed.lerobot_peers import Kind
 from e0_bench.speed.timing import (
     Case,
@@ -47,46 +54,115 @@ LAYOUTS: dict[str, tuple[Kind, str]] = {
 }
 
 
+OUT_OF_TIME = 75
+"""Exit status where --minutes ended it; with --resume it goes on."""
+VARIED = ("steps", "batch", "vocabulary", "grain")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
+    end = time.monotonic() + 60 * options.minutes
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     on_gpu = device.type == "cuda"
     preset, peers = _choose(parser, options, compiled=on_gpu and not options.dry_run)
     horizon = 8 if isinstance(PRESETS[preset].vision, KeypointShape) else 50
     base = Case(preset, options.cameras, horizon, steps=options.denoising_steps)
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    machine = Machine(device, dtype, runs=3 if options.dry_run else options.runs)
-    rows: list[dict[str, Any]] = []
-    cases = variations(base)
-    with tqdm(total=len(cases) + 2, desc="Measuring", unit="case") as bar:
-        for case in cases:
-            rows += measure_chunks(case, machine, peers if case == base else _plain(peers, case))
+    runs, warm_up = (3, 0) if options.dry_run else (options.runs, 3)
+    machine = Machine(device, dtype, runs, warm_up)
+    results = _begun(options, preset, machine)
+    with tqdm(desc="Measuring", unit="case") as bar:
+        for name, measure in _jobs(options, base, machine, peers).items():
+            if name in results["done"]:
+                continue
+            if time.monotonic() > end:
+                print(f"The time is up; missing from {name} on.")
+                sys.exit(OUT_OF_TIME)
+            bar.set_postfix_str(name)
+            _measure(name, measure, results)
+            write_json(options.out, results)
             bar.update()
-        rows += measure_stages(base, machine)
-        bar.update()
-        batch = Case(
-            preset, options.cameras, horizon, batch=2 if options.dry_run else options.batch
-        )
-        few = Machine(device, dtype, runs=min(machine.runs, 20))
-        rows += measure_training(batch, few, peers)
-        bar.update()
-    bandwidth, arithmetic = machine_rates(device, dtype)
-    results = {
-        "speed": rows,
-        "machine": {
-            "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU {platform.machine()}",
-            "threads": torch.get_num_threads(),
-            "dtype": str(dtype).removeprefix("torch."),
-            "gigabytes_per_second": round(bandwidth / 1e9, 1),
-            "teraflops": round(arithmetic / 1e12, 3),
-            "torch": torch.__version__,
-            "arguments": arguments if arguments is not None else sys.argv[1:],
-            "dry_run": options.dry_run,
-        },
-    }
     print(f"\n{markdown(results)}")
-    write_json(options.out, results)
+    if results["failed"]:
+        sys.exit(f"failed: {results['failed']}")
+
+
+def _jobs(
+    options: argparse.Namespace,
+    base: Case,
+    machine: Machine,
+    peers: dict[str, tuple[Kind, bool]],
+) -> dict[str, Callable[[], list[dict[str, Any]]]]:
+    """Everything that is measured, by name; what may take longest comes last."""
+    jobs: dict[str, Callable[[], list[dict[str, Any]]]] = {}
+    for case in variations(base):
+        what = ", ".join(f"{name} {getattr(case, name)}" for name in VARIED)
+        jobs[f"chunk: {what}"] = lambda case=case: measure_chunks(case, machine, _able(peers, case))
+    jobs["stages"] = lambda: measure_stages(base, machine)
+    few = replace(machine, runs=min(machine.runs, 20))
+    batch = Case(
+        base.preset, base.cameras, base.horizon, batch=2 if options.dry_run else options.batch
+    )
+    jobs["training: e0"] = lambda: measure_training(batch, few)
+    for name, (kind, is_compiled) in peers.items():
+        if not is_compiled:
+            jobs[f"training: {name}"] = lambda name=name, kind=kind: measure_training(
+                batch, few, name, kind
+            )
+    compiled = {name: peer for name, peer in peers.items() if peer[1]}
+    if compiled:
+        jobs["compiled"] = lambda: [
+            row | {"what": "chunk beside compiled"}
+            for row in measure_chunks(base, machine, compiled)
+        ]
+    return jobs
+
+
+def _measure(
+    name: str, measure: Callable[[], list[dict[str, Any]]], results: dict[str, Any]
+) -> None:
+    """Add the rows of one thing, or the error with which it ends: the others can still be had."""
+    try:
+        results["speed"] += measure()
+        results["failed"].pop(name, None)
+        results["done"].append(name)
+    except Exception as error:
+        results["failed"][name] = f"{type(error).__name__}: {error}"
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _begun(options: argparse.Namespace, preset: str, machine: Machine) -> dict[str, Any]:
+    """The results to go on from, or empty ones. SystemExit if they are of something else."""
+    bandwidth, arithmetic = machine_rates(machine.device, machine.dtype)
+    on_gpu = machine.device.type == "cuda"
+    same = {
+        "device": torch.cuda.get_device_name(machine.device)
+        if on_gpu
+        else f"CPU {platform.machine()}",
+        "dtype": str(machine.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "preset": preset,
+        "against": options.against,
+        "cameras": options.cameras,
+        "denoising_steps": options.denoising_steps,
+        "batch": options.batch,
+        "runs": machine.runs,
+        "dry_run": options.dry_run,
+    }
+    rates = {
+        "threads": torch.get_num_threads(),
+        "gigabytes_per_second": round(bandwidth / 1e9, 1),
+        "teraflops": round(arithmetic / 1e12, 3),
+    }
+    if not options.resume or not options.out.exists():
+        return {"speed": [], "machine": same | rates, "done": [], "failed": {}}
+    results = read_json(options.out)
+    if different := [name for name in same if results["machine"].get(name) != same[name]]:
+        sys.exit(f"{options.out} was measured with another {', '.join(different)}")
+    return results
 
 
 def _choose(
@@ -105,8 +181,8 @@ def _choose(
     return preset, peers | ({f"{options.against} compiled": (kind, True)} if compiled else {})
 
 
-def _plain(peers: dict[str, tuple[Kind, bool]], case: Case) -> dict[str, tuple[Kind, bool]]:
-    """Peers of a variation: without compiling anew, and only where they can do the same."""
+def _able(peers: dict[str, tuple[Kind, bool]], case: Case) -> dict[str, tuple[Kind, bool]]:
+    """Peers that can do the same, without those that would be compiled anew for each case."""
     if case.grain != "step" or case.vocabulary != 256:
         return {}
     return {name: peer for name, peer in peers.items() if not peer[1]}
@@ -150,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=8, help="of the training step")
     add("--runs", type=int, default=50, help="of each measurement, after 3 to warm up")
     add("--device", help="a GPU if there is one")
+    add("--minutes", type=float, default=float("inf"), help="begin nothing new after so long")
+    add("--resume", action="store_true", help="keep what --out holds and measure what is missing")
     add("--out", type=Path, required=True, help="JSON file of results")
     add("--dry-run", action="store_true", help="tiny sizes and 3 runs: checks the script alone")
     return parser

@@ -30,33 +30,33 @@ STEPS = (0, 12)
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tasks = TASKS[:2] if options.quick else TASKS
+    tasks = () if options.costs_only else TASKS[:2] if options.quick else TASKS
     count = 2 if options.quick else options.scenes
     scenes = [(t, FIRST_SEED + i, s) for t in tasks for i in range(count) for s in STEPS]
     rows: list[dict[str, Any]] = []
     for task, seed, steps in tqdm(scenes, desc="Scenes", unit="scene"):
         rows += measure(task, seed, steps)
     repetitions = 5 if options.quick else 30
-    costs = measure_cost(device, repetitions)
-    training = measure_training(device, repetitions)
-    results = {
-        "viewpoint": rows,
-        "costs": costs,
-        "training": training,
-        "machine": {
-            "device": _device_name(device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+    machine = {
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }
+    results = {"viewpoint": rows, "costs": measure_cost(device, repetitions)}
+    _write(options, results | {"machine": machine})  # in case that the rest comes to no end
+    results |= {"training": measure_training(device, repetitions), "machine": machine}
+    _write(options, results)
     table = viewpoint_tables(results)
     print(f"\n{table}")
-    if options.out is not None:
-        write_json(options.out, results)
     if options.table is not None:
         write_text(options.table, table)
-    if options.strips is not None:
+    if options.strips is not None and tasks:
         draw_strips(tasks[1], FIRST_SEED, STEPS[-1], options.strips)
+
+
+def _write(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    if options.out is not None:
+        write_json(options.out, results)
 
 
 def _device_name(device: torch.device) -> str:
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scenes", type=int, default=5, help="seeds of each task, each seen at two steps")
     add("--device", help="where the costs are measured; a GPU if there is one")
     add("--quick", action="store_true", help="two tasks, two seeds")
+    add("--costs-only", action="store_true", help="no scenes, which need a simulator")
     return parser
 
 

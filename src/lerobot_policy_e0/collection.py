@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import disable_progress_bars
-from lerobot.datasets import LeRobotDataset
+from lerobot.datasets import LeRobotDataset, aggregate_datasets
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from tqdm import tqdm
 
@@ -26,12 +28,15 @@ from e0_maniskill.collection import CollectionSettings, collect_episodes, number
 from e0_maniskill.episodes import Episode, load_episode
 from e0_maniskill.files import beside, place_directory, read_json, write_text
 from e0_maniskill.locks import own_directory
+from e0_maniskill.processes import end_with_parent
+from e0_maniskill.rendering import assume_render_backend, render_backend
 from e0_maniskill.selection import Collected, Outcome
 from e0_maniskill.tasks import CONTROL_FREQUENCY
 from lerobot_policy_e0.viewpoint import depth_feature
 
 RECORD = Path("meta") / "collection.json"
 MARKER = "unfinished_collection"  # in a directory that may be removed once it is not needed
+WORKERS_OF_A_WRITER = 2  # so many processes that simulate keep one that writes pictures busy
 SMALLEST_FREE_SPACE = 2**20  # bytes; less is a full disk
 ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 
@@ -63,6 +68,9 @@ def collect_dataset(
     """Collect `request` into a LeRobotDataset at `output` and return its record (seeds, success
     rate of the expert, settings), which is also kept in the dataset's `meta/collection.json`.
 
+    With two workers or more for each of several tasks every task is written by a process of its
+    own, and the parts are joined: one that writes is slower than many that simulate.
+
     A dataset that is already there with the same request is left alone. Raises OutputInUseError if
     the directory holds anything else, DirectoryInUseError if another process collects into it,
     OSError with what to do if the disk is full.
@@ -74,7 +82,10 @@ def collect_dataset(
         return _existing_record(wanted, output)
     with _unfinished(partial, output):
         if not output.exists():  # or a kill came right after the renaming
-            _collect_into(partial, output, request, wanted, workers, use_videos)
+            apart = workers >= WORKERS_OF_A_WRITER * len(request.tasks) > WORKERS_OF_A_WRITER
+            begun_whole = (partial / "episodes").exists()
+            collect = _collect_parts if apart and not begun_whole else _collect_into
+            collect(partial, output, request, wanted, workers, use_videos)
         return _existing_record(wanted, output)
 
 
@@ -91,7 +102,7 @@ def _unfinished(partial: Path, output: Path) -> Iterator[None]:
             )
         write_text(partial / MARKER, f"of a collection into {output.name}; may be removed\n")
         yield
-        for name in ("episodes", "dataset"):
+        for name in ("episodes", "dataset", "parts"):
             shutil.rmtree(partial / name, ignore_errors=True)
         (partial / MARKER).unlink()  # last: what a kill leaves can still be removed
     with suppress(OSError):  # somebody waited for it
@@ -132,6 +143,65 @@ def _collect_into(
             f"the disk is full; finished episodes are kept in {partial}. Free some space and "
             "run the same command again to go on",
         ) from error
+
+
+def _collect_parts(
+    partial: Path,
+    output: Path,
+    request: CollectionRequest,
+    wanted: dict[str, Any],
+    workers: int,
+    use_videos: bool,
+) -> None:
+    """Collect every task as a dataset of its own, all at the same time, and join them as `output`.
+
+    Raises RuntimeError if one of these processes fails; it has told why, and what is finished is
+    kept.
+    """
+    counts = numbers_per_task(request.episodes, request.tasks)
+    backend = None if request.settings.state_only else render_backend()
+    processes, roots = {}, {}
+    for place, (task, count) in enumerate(counts.items()):
+        own = workers // len(counts) + (place < workers % len(counts))
+        roots[task] = partial / "parts" / task
+        part = replace(request, tasks=(task,), episodes=count)
+        given = (os.getpid(), backend, part, roots[task], own, use_videos)
+        processes[task] = get_context("spawn").Process(target=_collect_part, args=given)
+    for process in processes.values():
+        process.start()
+    for process in processes.values():
+        process.join()
+    if failed := [task for task, process in processes.items() if process.exitcode != 0]:
+        raise RuntimeError(f"collecting {', '.join(failed)} failed; what is finished is kept")
+    draft = partial / "dataset"
+    shutil.rmtree(draft, ignore_errors=True)
+    disable_progress_bars()
+    aggregate_datasets(
+        [f"local/{task}" for task in roots],
+        f"local/{output.name}",
+        roots=list(roots.values()),
+        aggr_root=draft,
+        concatenate_data=False,
+        concatenate_videos=False,
+    )
+    collected = {t: read_json(root / RECORD)["collected"][t] for t, root in roots.items()}
+    write_text(draft / RECORD, json.dumps(wanted | {"collected": collected}, indent=1))
+    place_directory(draft, output)
+
+
+def _collect_part(
+    parent: int,
+    backend: str | None,
+    request: CollectionRequest,
+    output: Path,
+    workers: int,
+    use_videos: bool,
+) -> None:
+    """In a process of its own."""
+    end_with_parent(parent)
+    if backend is not None:
+        assume_render_backend(backend)
+    collect_dataset(request, output, workers=workers, use_videos=use_videos)
 
 
 def _disk_is_full(error: BaseException | None, directory: Path) -> bool:

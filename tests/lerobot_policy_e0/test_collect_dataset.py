@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -221,31 +222,68 @@ def test_unknown_task_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_tasks_follow_each_other(tmp_path: Path, collected: Collected) -> None:
-    """Episodes stand task after task, in the order of seeds, each with its own instruction."""
-    other = "PickNamedCube-v1"
-    request = CollectionRequest((TASK, other), 2, SEED, SETTINGS)
-    output = tmp_path / "dataset"
-    successes = collected.successes[:2]
-    directory = tmp_path / "dataset.partial" / "episodes"
+OTHER = "PickNamedCube-v1"
+
+
+def prepare_tasks(output: Path, tasks: tuple[str, ...], successes: list[Episode]) -> None:
+    """What a stopped collection of these tasks into `output` left: the same episodes of each, with
+    the task's instructions in turn."""
+    directory = output.with_name(output.name + ".partial") / "episodes"
     directory.mkdir(parents=True)
     (directory.parent / MARKER).touch()
-    for task in request.tasks:
+    for task in tasks:
         (directory / task).mkdir(parents=True)
         instructions = find_task(task).instructions[::-1]
         for number, episode in enumerate(successes):
             instruction, seed = instructions[number % len(instructions)], SEED + number
             renamed = replace(episode, task=task, instruction=instruction, seed=seed)
             save_episode(renamed, directory / task / f"{seed:08d}.npz")
-    settings = {task: SETTINGS.record(task) for task in request.tasks}
+    settings = {task: SETTINGS.record(task) for task in tasks}
     (directory / "settings.json").write_text(
-        json.dumps({"tasks": list(request.tasks), "seed": SEED, "settings": settings})
+        json.dumps({"tasks": list(tasks), "seed": SEED, "settings": settings})
     )
+
+
+@dataclass
+class InThisProcess:
+    """A process that is none, which imports nothing anew; benchmarks/gpu rehearses real ones."""
+
+    target: Callable[..., None]
+    args: tuple[Any, ...]
+    exitcode: int | None = None
+
+    def start(self) -> None:
+        self.target(*self.args)
+        self.exitcode = 0
+
+    def join(self) -> None:
+        assert self.exitcode is not None, "it was not started"
+
+
+def test_tasks_follow_each_other(
+    tmp_path: Path, collected: Collected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Episodes stand task after task, in the order of seeds, each with its own instruction, also
+    where every task is written by a process of its own."""
+    context = SimpleNamespace(Process=InThisProcess)
+    monkeypatch.setattr("lerobot_policy_e0.collection.get_context", lambda _: context)
+    monkeypatch.setattr("lerobot_policy_e0.collection.end_with_parent", lambda _: None)
+    request = CollectionRequest((TASK, OTHER), 2, SEED, SETTINGS)
+    output, joined = tmp_path / "dataset", tmp_path / "joined"
+    prepare_tasks(output, request.tasks, collected.successes[:2])
     collect_dataset(request, output, workers=1)
     dataset = open_dataset(output)
     order = [row["tasks"] for row in dataset.meta.episodes]  # pyright: ignore
     push, (red, green) = (find_task(task).instructions for task in request.tasks)
     assert order == [[*push], [*push], [green], [red]]
+    for task in request.tasks:
+        parts = tmp_path / "joined.partial" / "parts"
+        prepare_tasks(parts / task, (task,), collected.successes[:2])
+    (tmp_path / "joined.partial" / MARKER).touch()
+    collect_dataset(request, joined, workers=4)
+    assert_equal_datasets(joined, output)
+    assert open_dataset(joined).meta.stats.keys() == dataset.meta.stats.keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "joined"]
 
 
 # A stop at any moment

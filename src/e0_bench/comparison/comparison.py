@@ -20,10 +20,17 @@ import tyro
 from e0_bench.closed_loop.benchmark import BenchmarkSettings, read_episodes, run_benchmark
 from e0_bench.closed_loop.summary import markdown, summarize
 from e0_bench.comparison.action_error import kept_action_error
-from e0_bench.comparison.recipe import Recipe, Training, differences, read_recipe
+from e0_bench.comparison.recipe import (
+    Recipe,
+    RecipeError,
+    Training,
+    differences,
+    read_recipe,
+)
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.files import read_json, write_json, write_text
 from e0_bench.training_run import local_training, train
+from e0_maniskill.collection import CollectionSettings, numbers_per_task
 from e0_maniskill.locks import own_directory
 
 
@@ -41,6 +48,10 @@ class ComparisonSettings:
     """Directory of everything; outputs/NAME of the recipe if not given."""
     workers: int = 2
     """Processes that collect, train and evaluate at the same time."""
+    policies: tuple[str, ...] = ()
+    """Of the recipe's policies these alone; all if none is given. Others may follow later."""
+    demonstrations_only: bool = False
+    """Collect what the recipe trains on and what it holds out, and no more."""
 
     @property
     def directory(self) -> Path:
@@ -56,16 +67,40 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     output is of another one, DirectoryInUseError if another process works on it, and what
     collecting, training and measuring raise; whatever was finished stays.
     """
-    recipe, output = read_recipe(settings.recipe), settings.directory
+    recipe, output = _chosen(read_recipe(settings.recipe), settings.policies), settings.directory
     with own_directory(output):
+        _collect_all(recipe, output, settings.workers)
         return _run_comparison(settings, recipe, output)
 
 
-def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) -> dict[str, Any]:
+def collect_demonstrations(settings: ComparisonSettings) -> dict[str, int]:
+    """The first part of `run_comparison`: collect what is missing of the demonstrations to train
+    on and of those held out. Returns the number of episodes by task. Raises as `run_comparison`.
+    """
+    recipe, output = read_recipe(settings.recipe), settings.directory
+    with own_directory(output):
+        _collect_all(recipe, output, settings.workers)
+    return numbers_per_task(recipe.dataset["episodes"], recipe.dataset["tasks"])
+
+
+def _chosen(recipe: Recipe, policies: tuple[str, ...]) -> Recipe:
+    """The recipe with these policies alone, if any are named. RecipeError for unknown ones."""
+    for label in policies:
+        if label not in recipe.policies:
+            raise RecipeError(f"unknown policy {label!r}; known: {', '.join(recipe.policies)}")
+    kept = {label: recipe.policies[label] for label in policies or recipe.policies}
+    told = [label for label in (recipe.told or {}).get("policies", ()) if label in kept]
+    return replace(recipe, policies=kept, told={"policies": told} if told else None)
+
+
+def _collect_all(recipe: Recipe, output: Path, workers: int) -> None:
     _remember(recipe, output)
-    _collect(recipe, output / "dataset", recipe.dataset, settings.workers)
+    _collect(recipe, output / "dataset", recipe.dataset, workers)
     held_out = {"tasks": recipe.dataset["tasks"], **recipe.held_out}
-    _collect(recipe, output / "held_out", held_out, settings.workers)
+    _collect(recipe, output / "held_out", held_out, workers)
+
+
+def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) -> dict[str, Any]:
     checkpoints = _train_all(recipe, output, settings.workers)
     policies = {
         label: _cost(output / "train" / label, checkpoint)
@@ -137,7 +172,6 @@ def _remember(recipe: Recipe, output: Path) -> None:
 
 
 def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int) -> None:
-    from e0_maniskill.collection import CollectionSettings
     from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
     episodes = wanted["episodes"]

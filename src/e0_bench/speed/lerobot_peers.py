@@ -11,6 +11,7 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from torch import Tensor, nn
 
+from e0.network.language import NO_WORD
 from e0.network.presets import Preset, find_preset
 from e0.network.siglip import SiglipShape
 
@@ -108,17 +109,17 @@ def make_peer(
         return getattr(module, policy_class)(config).eval()
 
 
-def peer_batch(policy: Any, images: list[Tensor], words: int) -> dict[str, Tensor]:
-    """A batch as its preprocessor hands it over: prompts padded to the policy's maximum."""
+def peer_batch(policy: Any, images: list[Tensor], words: Tensor) -> dict[str, Tensor]:
+    """A batch as its preprocessor hands it over: prompts (B, L), `NO_WORD` where there is none,
+    padded to the policy's maximum."""
     batch, device = len(images[0]), images[0].device
-    length = policy.config.tokenizer_max_length
-    tokens = torch.randint(4, 1000, (batch, length), device=device)
-    real = torch.arange(length, device=device) < words
+    padding = policy.config.tokenizer_max_length - words.shape[1]
+    padded = torch.nn.functional.pad(words.to(device), (0, padding), value=NO_WORD)
     steps = policy.config.chunk_size
     return {
         **{CAMERA.format(index): image for index, image in enumerate(images)},
         "observation.state": torch.randn(batch, STATE_DIM, device=device),
-        "observation.language.tokens": tokens,
-        "observation.language.attention_mask": real.expand(batch, -1),
+        "observation.language.tokens": padded.clamp(min=0),
+        "observation.language.attention_mask": padded != NO_WORD,
         "action": torch.randn(batch, steps, STATE_DIM, device=device),
     }

@@ -10,6 +10,7 @@ Shapes: B observations, P prefix tokens, T action tokens.
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,19 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from e0.network.language import encode_instructions
 from e0.network.policy_network import Observation
-from e0.network.presets import PRESETS, ByteShape
+from e0.network.presets import PRESETS
 from e0.policy import Policy, PolicySettings
+from e0.precision import cast_in_place
 from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler
 from e0_bench.speed.lerobot_peers import Kind, make_peer, peer_batch
+from e0_bench.speed.prompts import prompts_of
 
 HEIGHT, WIDTH = 480, 640
-WORDS = 14  # tokens of an ordinary instruction
 INSTRUCTION = "pick up the cube and put it to the goal"
 DIMENSIONS = 7
-STATE = "observation.state"
+STATE, STATE_SIZE = "observation.state", 8
+OBSERVATIONS = 8
+"""So many are seen in turn: where the prompt tells the state, its length changes with it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Case:
 
     @property
     def vectors(self) -> dict[str, int]:
-        return {} if PRESETS[self.preset].state == "prompt" else {STATE: 8}
+        return {} if PRESETS[self.preset].state == "prompt" else {STATE: STATE_SIZE}
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,20 @@ def pictures(case: Case, device: torch.device) -> list[Tensor]:
     return [torch.rand(case.batch, 3, HEIGHT, WIDTH, device=device) for _ in range(case.cameras)]
 
 
-def observe(policy: Policy, case: Case, images: list[Tensor]) -> Observation:
-    device = images[0].device
-    language = policy.network.preset.language
-    if isinstance(language, ByteShape):
-        words = encode_instructions([INSTRUCTION] * case.batch, 256, language.patch).to(device)
-    else:
-        words = torch.randint(4, language.vocabulary, (case.batch, WORDS), device=device)
-    vectors = {n: torch.randn(case.batch, s, device=device) for n, s in case.vectors.items()}
-    return Observation(dict(zip(policy.settings.cameras, images, strict=True)), vectors, words)
+def observe(policy: Policy, case: Case, images: list[Tensor], count: int = 1) -> list[Observation]:
+    """Observations with the same pictures and different states, the prompts as the policy's own
+    preprocessing writes them."""
+    device, cameras = images[0].device, policy.settings.cameras
+    prompts = prompts_of(policy.network.preset)
+    generator = torch.Generator().manual_seed(0)
+    observations = []
+    for _ in range(count):
+        state = {STATE: torch.rand(case.batch, STATE_SIZE, generator=generator) * 2 - 1}
+        words = prompts.encode([INSTRUCTION] * case.batch, state).to(device)
+        vectors = {name: v.to(device) for name, v in prompts.network_vectors(state).items()}
+        images_of = dict(zip(cameras, images, strict=True))
+        observations.append(Observation(images_of, vectors, words))
+    return observations
 
 
 def in_turn(methods: dict[str, Callable[[], Any]], machine: Machine) -> dict[str, dict[str, float]]:
@@ -137,18 +145,20 @@ def measure_chunks(
     case: Case, machine: Machine, peers: dict[str, tuple[Kind, bool]]
 ) -> list[dict[str, Any]]:
     """From pictures to actions: plain, fast, and the peers (name -> kind, compiled)."""
+    before = _memory(machine)
     policy = make_policy(case, machine.device)
     images = pictures(case, machine.device)
-    observation = observe(policy, case, images)
-    if machine.dtype is not torch.float32:
-        policy.network.to(machine.dtype)
+    observations = observe(policy, case, images, min(OBSERVATIONS, machine.runs))
+    cast_in_place(policy.network, machine.dtype)
     fast = FastSampler(policy, steps=case.steps)
     sampler = GraphedSampler(fast) if machine.device.type == "cuda" else fast
-    methods: dict[str, Callable[[], Any]] = {
-        "e0 plain": lambda: policy.sample(observation, steps=case.steps),
-        "e0 fast": lambda: sampler.sample(observation),
+    methods = {
+        "e0 plain": _over(observations, lambda seen: policy.sample(seen, steps=case.steps)),
+        "e0 fast": _over(observations, sampler.sample),
     }
+    memory = {name: _own_memory(method, before, machine) for name, method in methods.items()}
     for name, (kind, compiled) in peers.items():
+        before = _memory(machine)
         peer = make_peer(
             kind,
             case.preset,
@@ -159,11 +169,11 @@ def measure_chunks(
             compiled=compiled,
         )
         peer.config.num_inference_steps = case.steps
-        batch = peer_batch(peer, images, WORDS)
-        methods[name] = lambda peer=peer, batch=batch: peer.predict_action_chunk(batch)
+        batches = [peer_batch(peer, images, _words(seen)) for seen in observations]
+        methods[name] = _over(batches, peer.predict_action_chunk)
+        memory[name] = _own_memory(methods[name], before, machine)
     times = in_turn(methods, machine)
     floor = floor_ms(policy, case, machine)
-    reason = sampler.reason
     rows = []
     for name, time_ in times.items():
         row = {"what": "chunk", "policy": name, **asdict(case), **time_}
@@ -172,18 +182,33 @@ def measure_chunks(
                 "floor_ms": round(floor, 4),
                 "times_floor": round(time_["median_ms"] / floor, 2),
             }
-        if name == "e0 fast" and reason is not None:
-            row["no_graph"] = reason
-        rows.append(row | {"memory_mb": _peak_memory(methods[name], machine)})
+        if name == "e0 fast" and sampler.reason is not None:
+            row["no_graph"] = sampler.reason
+        rows.append(row | {"memory_mb": memory[name]})
     return rows
+
+
+def _over(inputs: list[Any], method: Callable[[Any], Any]) -> Callable[[], Any]:
+    """The method on the next of the inputs at each call, after it has seen each of them once: what
+    is made ahead for a new length of prompt is no part of a chunk's time."""
+    for given in inputs:
+        method(given)
+    following = itertools.cycle(inputs)
+    return lambda: method(next(following))
+
+
+def _words(observation: Observation) -> Tensor:
+    assert observation.instruction is not None
+    return observation.instruction
 
 
 def measure_stages(case: Case, machine: Machine) -> list[dict[str, Any]]:
     """Vision, whole prefix, one denoising step and the read-out of a plain policy, and one step of
     the fast one."""
     policy = make_policy(case, machine.device)
-    network = policy.network.to(machine.dtype)
-    observation = observe(policy, case, pictures(case, machine.device))
+    network = policy.network
+    cast_in_place(network, machine.dtype)
+    observation = observe(policy, case, pictures(case, machine.device))[0]
     denoiser = FastSampler(policy, steps=case.steps).denoiser
     assert denoiser is not None
     with torch.no_grad():
@@ -207,37 +232,27 @@ def measure_stages(case: Case, machine: Machine) -> list[dict[str, Any]]:
 
 
 def measure_training(
-    case: Case, machine: Machine, peers: dict[str, tuple[Kind, bool]]
+    case: Case, machine: Machine, name: str = "e0", kind: Kind | None = None
 ) -> list[dict[str, Any]]:
-    """One training step (loss, gradients, AdamW) in samples per second. Parameters and optimizer
-    state are float32; on a GPU the arithmetic is bfloat16 by autocast."""
+    """One training step (loss, gradients, AdamW) in samples per second, of ours or of the peer of
+    this kind. Parameters and optimizer state are float32; on a GPU the arithmetic is bfloat16 by
+    autocast."""
     images = pictures(case, machine.device)
-    rows = []
-    for name in ("e0", *(name for name, (_, compiled) in peers.items() if not compiled)):
-        step = (
-            _own_training(case, machine, images)
-            if name == "e0"
-            else _peer_training(case, machine, images, peers[name][0])
-        )
-        time_ = in_turn({name: step}, machine)[name]
-        rows.append(
-            {
-                "what": "training step",
-                "policy": name,
-                **asdict(case),
-                **time_,
-                "samples_per_second": round(1000 * case.batch / time_["median_ms"], 3),
-                "memory_mb": _peak_memory(step, machine),
-            }
-        )
-        del step
-        gc.collect()
-    return rows
+    before = _memory(machine)
+    step = (
+        _own_training(case, machine, images)
+        if kind is None
+        else _peer_training(case, machine, images, kind)
+    )
+    time_ = in_turn({name: step}, machine)[name]
+    row = {"what": "training step", "policy": name, **asdict(case), **time_}
+    row["samples_per_second"] = round(1000 * case.batch / time_["median_ms"], 3)
+    return [row | {"memory_mb": _own_memory(step, before, machine)}]
 
 
 def _own_training(case: Case, machine: Machine, images: list[Tensor]) -> Callable[[], None]:
     policy = make_policy(case, machine.device).train()
-    observation = observe(policy, case, images)
+    observation = observe(policy, case, images)[0]
     actions = torch.randn(case.batch, case.horizon, DIMENSIONS, device=machine.device)
     valid = torch.ones(case.batch, case.horizon, dtype=torch.bool, device=machine.device)
     return _training_step(policy, machine, lambda: policy.loss(observation, actions, valid).mean())
@@ -254,7 +269,10 @@ def _peer_training(
         device=machine.device,
         dtype="float32",
     ).train()
-    batch = peer_batch(peer, images, WORDS)
+    words = prompts_of(PRESETS[case.preset]).encode(
+        [INSTRUCTION] * case.batch, {STATE: torch.zeros(case.batch, STATE_SIZE)}
+    )
+    batch = peer_batch(peer, images, words)
     return _training_step(peer, machine, lambda: peer.forward(batch)[0])
 
 
@@ -289,10 +307,10 @@ def floor_ms(policy: Policy, case: Case, machine: Machine) -> float:
     every = sum(parameter.numel() for parameter in network.parameters())
     words = 0 if network.language is None else sum(p.numel() for p in network.language.parameters())
     suffix = every - prefix - words
+    alone = replace(case, batch=1)
     with torch.no_grad():
-        tokens = network.encode_prefix(
-            observe(policy, replace(case, batch=1), [i[:1] for i in pictures(case, machine.device)])
-        ).mask.shape[1]
+        seen = observe(policy, alone, pictures(alone, machine.device))[0]
+        tokens = network.encode_prefix(seen).mask.shape[1]
 
     def least(weights: int, count: int) -> float:
         reading = weights * machine.dtype.itemsize / bandwidth
@@ -320,14 +338,22 @@ def machine_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, floa
     return _RATES[key]
 
 
-def _peak_memory(method: Callable[[], Any], machine: Machine) -> float | None:
-    """Peak of the GPU's memory in MB while it runs once, all that is resident included."""
+def _memory(machine: Machine) -> int:
+    """Bytes of the GPU's memory that tensors hold now."""
+    gc.collect()
+    return torch.cuda.memory_allocated(machine.device) if machine.device.type == "cuda" else 0
+
+
+def _own_memory(method: Callable[[], Any], before: int, machine: Machine) -> float | None:
+    """Peak of the GPU's memory in MB while it runs once, without what was held `before` it was
+    made: that of this policy alone."""
     if machine.device.type != "cuda":
         return None
+    method()
     torch.cuda.reset_peak_memory_stats(machine.device)
     method()
     machine.wait()
-    return round(torch.cuda.max_memory_allocated(machine.device) / 1e6, 1)
+    return round((torch.cuda.max_memory_allocated(machine.device) - before) / 1e6, 1)
 
 
 def _name(dtype: torch.dtype) -> str:

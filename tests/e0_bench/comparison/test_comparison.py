@@ -11,11 +11,12 @@ import pytest
 from e0_bench.comparison.comparison import (
     ComparisonMismatchError,
     ComparisonSettings,
+    collect_demonstrations,
     comparison_markdown,
     policies_by_label,
     run_comparison,
 )
-from e0_bench.comparison.recipe import read_recipe
+from e0_bench.comparison.recipe import RecipeError, read_recipe
 
 RECIPE = """
 [dataset]
@@ -119,6 +120,19 @@ def test_a_further_policy_is_trained_alone(
         "regression",
         "flow",
     }
+
+
+def test_parts_of_a_recipe_can_be_asked_for(
+    finished: tuple[ComparisonSettings, dict[str, Any]],
+) -> None:
+    settings, results = finished
+    assert collect_demonstrations(settings) == {"PushCube-v1": 2}
+    alone = run_comparison(replace(settings, policies=("regression",)))
+    assert alone["policies"] == {"regression": results["policies"]["regression"]}
+    assert list(alone["benchmark"]["policies"]) == ["regression"]
+    with pytest.raises(RecipeError, match="unknown policy 'flow'; known: e0, regression"):
+        run_comparison(replace(settings, policies=("flow",)))
+    run_comparison(settings)  # for the tests that follow
 
 
 def test_each_seed_is_a_training_with_an_encoding_of_its_own(

@@ -12,7 +12,16 @@ import torch
 
 from e0.network.presets import PRESETS
 from e0_bench.speed.lerobot_peers import sizes_of
-from e0_bench.speed.timing import Case, Machine, floor_ms, in_turn, make_policy, variations
+from e0_bench.speed.timing import (
+    Case,
+    Machine,
+    floor_ms,
+    in_turn,
+    make_policy,
+    observe,
+    pictures,
+    variations,
+)
 from scripts import load_script
 
 
@@ -50,6 +59,41 @@ def test_dry_run(
     assert all(0 < row["median_ms"] <= row["p95_ms"] and row["runs"] == 3 for row in rows)
     training = [row for row in rows if row["what"] == "training step"]
     assert {row["policy"] for row in training} == {"e0"} | ({against} - {"none"})
+    assert len(results["done"]) == 8 + (against != "none") and results["failed"] == {}
+    del results["done"][-1]  # a training
+    out.write_text(json.dumps(results))
+    flags = ["--preset", "tiny", "--against", against, "--dry-run", "--out", str(out), "--resume"]
+    with pytest.raises(SystemExit, match=str(script.OUT_OF_TIME)):
+        script.main([*flags, "--minutes", "0"])
+    assert json.loads(out.read_text()) == results, "nothing new is begun when the time is up"
+    with pytest.raises(SystemExit, match="measured with another cameras"):
+        script.main([*flags, "--cameras", "3"])
+
+
+def test_an_error_ends_what_it_is_in_and_no_more(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> list[dict[str, Any]]:
+        raise RuntimeError("out of memory")
+
+    results: dict[str, Any] = {"speed": [], "done": [], "failed": {}}
+    script._measure("first", broken, results)
+    script._measure("second", lambda: [{"what": "chunk"}], results)
+    assert results["failed"] == {"first": "RuntimeError: out of memory"}
+    assert results["speed"] == [{"what": "chunk"}] and results["done"] == ["second"]
+
+
+def test_prompts_tell_the_state_where_the_policys_do() -> None:
+    tasks, cpu = Case("paligemma_debug", 1, 8), torch.device("cpu")
+    told = make_policy(tasks, cpu)
+    seen = observe(told, tasks, pictures(tasks, cpu), 4)
+    lengths = {row.instruction.shape[1] for row in seen if row.instruction is not None}
+    assert len(lengths) > 1 and min(lengths) > 40, "the state's digits are missing"
+    assert all(row.vectors == {} for row in seen)
+    given = Case("paligemma_pi0_debug", 1, 8)
+    (seen_by_pi0,) = observe(make_policy(given, cpu), given, pictures(given, cpu))
+    assert seen_by_pi0.instruction is not None and seen_by_pi0.instruction.shape[1] < 20
+    assert seen_by_pi0.vectors["observation.state"].shape == (1, 8)
 
 
 def test_a_peer_of_another_layout_is_refused(script: ModuleType, tmp_path: Path) -> None:
