@@ -7,8 +7,9 @@
 Chunks go from float pictures of 480 x 640 and a prompt with its state to actions, weights are
 random, and the peer is measured in turn with ours. With --dry-run all of it runs at a tiny size
 with few runs, which checks the script and says nothing about speed. Peers run as LeRobot ships
-them: prompts padded to their maximum, and on a GPU also compiled, which is measured last because
-compiling takes minutes. The targets for one H200 have not been measured by us yet.
+them: prompts padded to their maximum. On a GPU both are also measured compiled, last because that
+takes minutes, and float32 products run as TF32, as LeRobot's programs set it. The targets for one
+H200 have not been measured by us yet.
 
 Results: {"speed": rows, "machine": {...}, "done": names, "failed": {name: error}}, written after
 each thing that was measured; --resume goes on from there. A row has "what" (chunk, "chunk beside
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     end = time.monotonic() + 60 * options.minutes
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     on_gpu = device.type == "cuda"
+    torch.backends.cuda.matmul.allow_tf32 = True
     preset, peers = _choose(parser, options, compiled=on_gpu and not options.dry_run)
     horizon = 8 if isinstance(PRESETS[preset].vision, KeypointShape) else 50
     base = Case(preset, options.cameras, horizon, steps=options.denoising_steps)
@@ -110,11 +112,11 @@ def _jobs(
             jobs[f"training: {name}"] = lambda name=name, kind=kind: measure_training(
                 batch, few, name, kind
             )
-    compiled = {name: peer for name, peer in peers.items() if peer[1]}
-    if compiled:
+    if machine.device.type == "cuda" and not options.dry_run:
+        compiled = {name: peer for name, peer in peers.items() if peer[1]}
         jobs["compiled"] = lambda: [
             row | {"what": "chunk beside compiled"}
-            for row in measure_chunks(base, machine, compiled)
+            for row in measure_chunks(base, machine, compiled, compiled=True)
         ]
     return jobs
 

@@ -142,22 +142,22 @@ def in_turn(methods: dict[str, Callable[[], Any]], machine: Machine) -> dict[str
 
 
 def measure_chunks(
-    case: Case, machine: Machine, peers: dict[str, tuple[Kind, bool]]
+    case: Case, machine: Machine, peers: dict[str, tuple[Kind, bool]], compiled: bool = False
 ) -> list[dict[str, Any]]:
-    """From pictures to actions: plain, fast, and the peers (name -> kind, compiled)."""
+    """From pictures to actions: plain, fast, `compiled` too if asked for, and the peers
+    (name -> kind, compiled)."""
     before = _memory(machine)
     policy = make_policy(case, machine.device)
     images = pictures(case, machine.device)
     observations = observe(policy, case, images, min(OBSERVATIONS, machine.runs))
     cast_in_place(policy.network, machine.dtype)
-    fast = FastSampler(policy, steps=case.steps)
-    sampler = GraphedSampler(fast) if machine.device.type == "cuda" else fast
-    methods = {
-        "e0 plain": _over(observations, lambda seen: policy.sample(seen, steps=case.steps)),
-        "e0 fast": _over(observations, sampler.sample),
-    }
+    samplers = {"e0 fast": _sampler(policy, case, machine)}
+    if compiled:
+        samplers["e0 compiled"] = _sampler(policy, case, machine, compiled=True)
+    methods = {"e0 plain": _over(observations, lambda seen: policy.sample(seen, steps=case.steps))}
+    methods |= {name: _over(observations, own.sample) for name, own in samplers.items()}
     memory = {name: _own_memory(method, before, machine) for name, method in methods.items()}
-    for name, (kind, compiled) in peers.items():
+    for name, (kind, peer_compiled) in peers.items():
         before = _memory(machine)
         peer = make_peer(
             kind,
@@ -166,7 +166,7 @@ def measure_chunks(
             horizon=case.horizon,
             device=machine.device,
             dtype=_name(machine.dtype),
-            compiled=compiled,
+            compiled=peer_compiled,
         )
         peer.config.num_inference_steps = case.steps
         batches = [peer_batch(peer, images, _words(seen)) for seen in observations]
@@ -182,10 +182,17 @@ def measure_chunks(
                 "floor_ms": round(floor, 4),
                 "times_floor": round(time_["median_ms"] / floor, 2),
             }
-        if name == "e0 fast" and sampler.reason is not None:
-            row["no_graph"] = sampler.reason
+        if name in samplers and samplers[name].reason is not None:
+            row["no_graph"] = samplers[name].reason
         rows.append(row | {"memory_mb": memory[name]})
     return rows
+
+
+def _sampler(
+    policy: Policy, case: Case, machine: Machine, compiled: bool = False
+) -> FastSampler | GraphedSampler:
+    fast = FastSampler(policy, steps=case.steps, compiled=compiled)
+    return GraphedSampler(fast) if machine.device.type == "cuda" else fast
 
 
 def _over(inputs: list[Any], method: Callable[[Any], Any]) -> Callable[[], Any]:
