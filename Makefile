@@ -15,7 +15,7 @@ test: $(INSTALLED) $(VULKAN)
 
 # Kills every command at random instants; E0_CRASH_KILLS=50 times each.
 crash: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m crash tests/crash
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m crash
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

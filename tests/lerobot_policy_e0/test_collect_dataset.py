@@ -322,6 +322,7 @@ def kill_when(output: Path, wanted: str, least: int) -> None:
     assert not output.exists(), "the kill came too late to test anything"
 
 
+@pytest.mark.crash
 def test_killed_collection_and_killed_writing_are_resumed(
     tmp_path: Path, collected: Collected
 ) -> None:
