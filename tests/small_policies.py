@@ -54,7 +54,8 @@ def observe(policy: Policy, batch: int) -> Observation:
 
 
 def assert_same(fast: ActionChunk, plain: ActionChunk) -> None:
-    torch.testing.assert_close(fast.actions, plain.actions, rtol=1e-5, atol=1e-5)
+    near = 1e-5 if plain.actions.device.type == "cpu" else 1e-4
+    torch.testing.assert_close(fast.actions, plain.actions, rtol=near, atol=near)
     assert fast.steps_taken == plain.steps_taken
     if plain.entropy is not None:
         assert fast.entropy is not None

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -209,7 +212,14 @@ def test_reasons_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.gpu
-def test_a_capture_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_fails_leaves_nothing_behind() -> None:
+    """In a process of its own: if it fails, other tests would fail with it."""
+    run = f"import runpy; runpy.run_path({__file__!r})['fail_a_capture']()"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    subprocess.run([sys.executable, "-c", run], env=os.environ | {"PYTHONPATH": paths}, check=True)
+
+
+def fail_a_capture() -> None:
     policy = make_policy("tiny").to("cuda")
     fast = FastSampler(policy, steps=2)
     graphed = GraphedSampler(fast)
@@ -220,7 +230,7 @@ def test_a_capture_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPa
         assert drawn.chunk.actions.sum().item() < 1e9
         return drawn
 
-    monkeypatch.setattr(fast, "draw", waits)
+    fast.draw = waits  # pyright: ignore[reportAttributeAccessIssue]
     stream = torch.cuda.current_stream()
     observation, start = at("cuda", observe(policy, 2)), noise(policy, 2)
     chunk = graphed.sample(observation, noise=start)
@@ -228,6 +238,12 @@ def test_a_capture_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPa
     assert torch.cuda.current_stream() == stream
     assert_same(chunk, policy.sample(observation, steps=2, noise=start))
     assert torch.randn(3, device="cuda").isfinite().all()
+    assert graphed.sample(observation).actions.isfinite().all()
+    other = GraphedSampler(FastSampler(policy, steps=2))
+    assert_same(
+        other.sample(observation, noise=start), policy.sample(observation, steps=2, noise=start)
+    )
+    assert other.reason is None, "later captures work"
 
 
 @pytest.mark.gpu

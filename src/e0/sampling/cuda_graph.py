@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,11 +188,26 @@ class GraphedSampler:
             with torch.cuda.graph(graph, self._memory, capture_error_mode="thread_local"):
                 result = sample()
         except RuntimeError as error:
-            torch.cuda.set_stream(stream)  # a capture that fails leaves its own in place
+            _tidy_up(stream, self._memory)
+            self._memory = None
             self.reason = f"capture failed: {error}"
             say_once(f"chunks are sampled without a CUDA graph: {self.reason}")
             return None
         return graph, result
+
+
+def _tidy_up(stream: torch.cuda.Stream, memory: Any) -> None:
+    """Undo what a capture that failed leaves behind, since PyTorch's `capture_end` raises before it
+    does so: its stream, its memory, which still takes all allocations, and a generator that refuses
+    to draw because it takes itself for captured."""
+    torch.cuda.set_stream(stream)
+    place = stream.device.index
+    with suppress(RuntimeError):  # it may have failed before it took any
+        torch._C._cuda_endAllocateToPool(place, memory)
+        torch._C._cuda_releasePool(place, memory)
+    generator = torch.cuda.default_generators[place]
+    with suppress(RuntimeError):
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 def unflatten(tensors: dict[str, Tensor], like: Observation) -> Observation:

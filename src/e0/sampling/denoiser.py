@@ -29,7 +29,6 @@ from e0.network.transformer import (
     grouped,
     rotation,
 )
-from e0.precision import in_dtype
 
 
 class Modulation(NamedTuple):
@@ -42,15 +41,19 @@ class Modulation(NamedTuple):
 
 
 class FastDenoiser:
-    """`PolicyNetwork.denoise` for one grid of times (K,), which it must be called at in order."""
+    """`PolicyNetwork.denoise` for one grid of times (K,), which it must be called at in order.
+
+    converted: the network itself, or its copy in the dtype to compute in; what is made ahead is
+    made from the first."""
 
     def __init__(
         self,
         network: PolicyNetwork,
+        converted: PolicyNetwork,
         times: Tensor,
-        dtype: torch.dtype,
         compiled: bool = False,
     ) -> None:
+        dtype = converted.dtype
         self.preset, self.layout, self.times = network.preset, network.layout, times
         tokens, condition = _time_tables(network, times)
         self.time_mix = None if tokens is None else tokens.to(dtype)
@@ -61,13 +64,13 @@ class FastDenoiser:
         """Of every time, the norms' in the order in which they come."""
         self.last = _modulation(network.suffix_norm, condition, len(times))
         self.epsilon = network.suffix_norm.epsilon
-        self.blocks = [_weights(block, dtype) for block in blocks]
-        self.action_tokens = network.action_tokens
-        self.time: nn.Sequential = in_dtype(network.time, dtype)
+        self.blocks = [_weights(cast(Block, block)) for block in converted.suffix_blocks]
+        self.action_tokens = converted.action_tokens
+        self.time = converted.time
         identity = network.step_identity
         self.identity = None if identity is None else identity.detach().float()
         self.dtype = dtype
-        self.block: Callable[..., Tensor] = torch.compile(self._block) if compiled else self._block
+        self._compiled = torch.compile(self._block) if compiled else None
 
     def bind(self, prefix: Prefix) -> Callable[..., Tensor]:
         """A `denoise` for one encoded observation, to be called once for every time."""
@@ -85,7 +88,7 @@ class FastDenoiser:
             caches.append(
                 (torch.cat((layer.keys, own), dim=2), torch.cat((layer.values, own), dim=2))
             )
-        step = 0
+        step, block = 0, self._compiled or self._block
 
         def denoise(noisy: Tensor, time: Tensor, _: DecodingCache | None = None) -> Tensor:
             nonlocal step
@@ -94,7 +97,7 @@ class FastDenoiser:
             norms = self.modulation[step]
             for index, (weights, cache) in enumerate(zip(self.blocks, caches, strict=True)):
                 at_attention, at_mlp = norms[2 * index : 2 * index + 2]
-                x = self.block(x, weights, at_attention, at_mlp, cache, mask, turns)
+                x = block(x, weights, at_attention, at_mlp, cache, mask, turns)
             x = self._norm(x, self.last[step])
             step += 1
             return self.action_tokens.read_out(x, noisy.shape[1:3])
@@ -206,8 +209,8 @@ def _modulation(
     return [Modulation(1.0 + norm.weight.float(), None, None)] * steps
 
 
-def _weights(block: Block, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A block's matrices; queries, keys and values in one."""
+def _weights(block: Block) -> dict[str, Tensor]:
+    """A block's matrices; queries, keys and values in one, which alone is a copy."""
     attention, mlp = block.attention, block.mlp
     fused = torch.cat((attention.query.weight, attention.key_value.projection.weight))
     matrices = {
@@ -216,4 +219,4 @@ def _weights(block: Block, dtype: torch.dtype) -> dict[str, Tensor]:
         "gate_up": mlp.gate_up.weight,
         "down": mlp.down.weight,
     }
-    return {name: matrix.detach().to(dtype) for name, matrix in matrices.items()}
+    return {name: matrix.detach() for name, matrix in matrices.items()}

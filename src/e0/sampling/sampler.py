@@ -73,7 +73,7 @@ class FastSampler:
         self.objective = prepared(policy.objective)
         self.network = in_dtype(policy.network, dtype)
         times = time_grid(self.objective, policy, self.steps)
-        self.denoiser = FastDenoiser(policy.network, times, self.network.dtype, compiled)
+        self.denoiser = FastDenoiser(policy.network, self.network, times, compiled)
         if compiled:
             self.network = with_compiled_blocks(self.network)
 

@@ -32,18 +32,22 @@ class BenchmarkCheckpointError(ValueError):
 @dataclass(frozen=True)
 class Checkpoint:
     """A policy to run. files: SHA-256 of everything that its behaviour depends on, by file name;
-    of an adapter those of the policy that it adapts as `base/NAME`. decoding: None for its own."""
+    of an adapter those of the policy that it adapts as `base/NAME`. decoding: None for its own.
+    name: the label before the decoding's name was added to it."""
 
     label: str
     directory: Path
     type: str
     files: Mapping[str, str]
     decoding: Decoding | None = None
+    name: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON data."""
         row = {"checkpoint": str(self.directory), "type": self.type, "files": dict(self.files)}
-        return row if self.decoding is None else row | {"decoding": dict(self.decoding.settings)}
+        if self.decoding is None:
+            return row
+        return row | {"name": self.name, "decoding": dict(self.decoding.settings)}
 
     def decoded(self, decoding: Decoding) -> Checkpoint:
         """The same policy decoded in another way, under another label.
@@ -55,7 +59,7 @@ class Checkpoint:
                 "them out, or benchmark that policy apart"
             )
         decoding.of(cast("E0Config", read_config(self.directory)))
-        return replace(self, label=decoding.label(self.label), decoding=decoding)
+        return replace(self, label=decoding.label(self.label), decoding=decoding, name=self.label)
 
 
 def read_checkpoints(
@@ -87,9 +91,7 @@ def read_checkpoints(
             )
     if not labels:
         known = {
-            _identity(entry["files"]): label
-            for label, entry in recorded.items()
-            if "decoding" not in entry
+            _identity(entry["files"]): entry.get("name", label) for label, entry in recorded.items()
         }
         short = short_labels(given)
         labels = [
@@ -131,14 +133,18 @@ def load_policy(directory: Path, config: PreTrainedConfig) -> Any:
 
     E0's are brought to the form that acts before they go to the device, which then need not hold
     another one."""
+    import torch
     from lerobot.policies.factory import get_policy_class
 
+    from e0.precision import require_dtype
     from lerobot_policy_e0.modeling_e0 import E0Policy
 
     kind = get_policy_class(config.type)
     if kind is not E0Policy:
         return _load(kind, directory, config)
     device, config.device = config.device, "cpu"
+    if getattr(config, "dtype", None) == "bfloat16":
+        require_dtype(torch.bfloat16, torch.device(device or "cpu"))
     policy = _load(kind, directory, config)
     policy.only_act()
     config.device = policy.config.device = device

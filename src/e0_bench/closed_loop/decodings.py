@@ -6,17 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from e0_maniskill.files import FileNameError, file_name
 
 if TYPE_CHECKING:
     from lerobot_policy_e0 import E0Config
 
-SETTINGS = (
-    *("start", "denoising_steps", "sampler", "temperature", "read_out", "early_stop"),
-    *("confidence_noise", "remask"),
-)
+DIFFUSION = ("start", "denoising_steps", "sampler", "temperature", "read_out", "early_stop")
+OF_OBJECTIVE: dict[str, tuple[str, ...]] = {
+    "e0": DIFFUSION,
+    "flow": ("start", "denoising_steps"),
+    "hybrid": ("denoising_steps",),
+    "masked": ("denoising_steps", "temperature", "confidence_noise", "remask"),
+    "autoregressive": ("temperature",),
+    "regression": (),
+}
+"""What each objective's sampling looks at."""
+SETTINGS = tuple(dict.fromkeys(name for names in OF_OBJECTIVE.values() for name in names))
 
 
 class DecodingError(ValueError):
@@ -37,7 +42,14 @@ class Decoding:
     def of(self, config: E0Config) -> E0Config:
         """A policy's configuration with these settings.
 
-        Raises DecodingError for values that the method refuses."""
+        Raises DecodingError for values that the method refuses, and for settings that the policy's
+        objective would not look at: the result would be that of another decoding by this name."""
+        useful = OF_OBJECTIVE[config.objective]
+        if idle := [name for name, _ in self.settings if name not in useful]:
+            raise DecodingError(
+                f"decoding {self.name!r} sets {', '.join(idle)}, which objective="
+                f"{config.objective} does not look at; it takes {', '.join(useful) or 'nothing'}"
+            )
         try:
             return replace(config, **dict(self.settings))
         except (TypeError, ValueError) as error:
@@ -56,8 +68,20 @@ def read_decoding(text: str) -> Decoding:
         setting, equals, value = part.partition("=")
         if not equals or setting in settings:
             raise DecodingError(f"decoding {name!r} has {part!r}, not SETTING=VALUE given once")
-        settings[setting] = yaml.safe_load(value)
-    return make_decoding(name, settings)
+        settings[setting] = value
+    return make_decoding(name, {n: _read_value(n, value) for n, value in settings.items()})
+
+
+def _read_value(setting: str, value: str) -> Any:
+    from e0.policy import PolicySettings
+
+    kind = type(getattr(PolicySettings, setting, ""))
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[value]
+        return kind(value)
+    except (KeyError, ValueError) as error:
+        raise DecodingError(f"{setting} must be {kind.__name__}, got {value!r}") from error
 
 
 def make_decoding(name: str, settings: Mapping[str, Any]) -> Decoding:

@@ -6,6 +6,7 @@ depend on the order, the number of processes or an interruption.
 
 from __future__ import annotations
 
+import gc
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -340,6 +341,9 @@ def _run(assignment: Assignment) -> EpisodeResult:
     global _runner
     if _runner is None or _runner.settings != assignment.settings:
         _runner = None  # two large policies may not fit
+        gc.collect()  # compiled blocks hold on to themselves
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         _runner = Runner(assignment.settings)
         if assignment.settings.environment.type == "maniskill":
             spare_garbage_collector()

@@ -9,6 +9,7 @@ Shapes: B observations, P prefix tokens, T action tokens.
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import time
@@ -146,19 +147,21 @@ def measure_chunks(
 ) -> list[dict[str, Any]]:
     """From pictures to actions: plain, fast, `compiled` too if asked for, and the peers
     (name -> kind, compiled)."""
-    before = _memory(machine)
-    policy = make_policy(case, machine.device)
     images = pictures(case, machine.device)
-    observations = observe(policy, case, images, min(OBSERVATIONS, machine.runs))
+    before = _held(machine)
+    policy = make_policy(case, machine.device)
     cast_in_place(policy.network, machine.dtype)
-    samplers = {"e0 fast": _sampler(policy, case, machine)}
-    if compiled:
-        samplers["e0 compiled"] = _sampler(policy, case, machine, compiled=True)
-    methods = {"e0 plain": _over(observations, lambda seen: policy.sample(seen, steps=case.steps))}
-    methods |= {name: _over(observations, own.sample) for name, own in samplers.items()}
-    memory = {name: _own_memory(method, before, machine) for name, method in methods.items()}
-    for name, (kind, peer_compiled) in peers.items():
-        before = _memory(machine)
+    weights = _held(machine) - before
+    observations = observe(policy, case, images, min(OBSERVATIONS, machine.runs))
+    samplers: dict[str, FastSampler | GraphedSampler] = {}
+
+    def own(name: str) -> Callable[[], Any]:
+        if name == "e0 plain":
+            return _over(observations, lambda seen: policy.sample(seen, steps=case.steps))
+        samplers[name] = _sampler(policy, case, machine, compiled=name == "e0 compiled")
+        return _over(observations, samplers[name].sample)
+
+    def other(kind: Kind, peer_compiled: bool) -> Callable[[], Any]:
         peer = make_peer(
             kind,
             case.preset,
@@ -170,8 +173,15 @@ def measure_chunks(
         )
         peer.config.num_inference_steps = case.steps
         batches = [peer_batch(peer, images, _words(seen)) for seen in observations]
-        methods[name] = _over(batches, peer.predict_action_chunk)
-        memory[name] = _own_memory(methods[name], before, machine)
+        return _over(batches, peer.predict_action_chunk)
+
+    methods: dict[str, Callable[[], Any]] = {}
+    memory: dict[str, float | None] = {}
+    for name in ("e0 plain", "e0 fast", *(["e0 compiled"] if compiled else [])):
+        methods[name], taken = _with_memory(machine, functools.partial(own, name))
+        memory[name] = None if taken is None else round(weights + taken, 1)
+    for name, peer in peers.items():
+        methods[name], memory[name] = _with_memory(machine, functools.partial(other, *peer))
     times = in_turn(methods, machine)
     floor = floor_ms(policy, case, machine)
     rows = []
@@ -245,16 +255,22 @@ def measure_training(
     this kind. Parameters and optimizer state are float32; on a GPU the arithmetic is bfloat16 by
     autocast."""
     images = pictures(case, machine.device)
-    before = _memory(machine)
-    step = (
-        _own_training(case, machine, images)
-        if kind is None
-        else _peer_training(case, machine, images, kind)
-    )
+
+    def begun() -> Callable[[], None]:
+        step = (
+            _own_training(case, machine, images)
+            if kind is None
+            else _peer_training(case, machine, images, kind)
+        )
+        step()
+        step()  # the optimizer's state is there now
+        return step
+
+    step, memory = _with_memory(machine, begun)
     time_ = in_turn({name: step}, machine)[name]
     row = {"what": "training step", "policy": name, **asdict(case), **time_}
     row["samples_per_second"] = round(1000 * case.batch / time_["median_ms"], 3)
-    return [row | {"memory_mb": _own_memory(step, before, machine)}]
+    return [row | {"memory_mb": memory}]
 
 
 def _own_training(case: Case, machine: Machine, images: list[Tensor]) -> Callable[[], None]:
@@ -351,16 +367,26 @@ def _memory(machine: Machine) -> int:
     return torch.cuda.memory_allocated(machine.device) if machine.device.type == "cuda" else 0
 
 
-def _own_memory(method: Callable[[], Any], before: int, machine: Machine) -> float | None:
-    """Peak of the GPU's memory in MB while it runs once, without what was held `before` it was
-    made: that of this policy alone."""
+def _held(machine: Machine) -> float:
+    """Megabytes of the GPU that tensors hold now."""
+    gc.collect()
+    on_gpu = machine.device.type == "cuda"
+    return torch.cuda.memory_allocated(machine.device) / 1e6 if on_gpu else 0.0
+
+
+def _with_memory[Made](machine: Machine, make: Callable[[], Made]) -> tuple[Made, float | None]:
+    """What is made, and the peak of the GPU's memory in MB that making it, first calls included,
+    takes beyond what was held before; as reserved, which counts what graphs keep to themselves."""
     if machine.device.type != "cuda":
-        return None
-    method()
+        return make(), None
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(machine.device)
     torch.cuda.reset_peak_memory_stats(machine.device)
-    method()
+    made = make()
     machine.wait()
-    return round((torch.cuda.max_memory_allocated(machine.device) - before) / 1e6, 1)
+    peak = torch.cuda.max_memory_reserved(machine.device)
+    return made, round((peak - before) / 1e6, 1)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -260,6 +260,9 @@ def test_what_cannot_run_is_said_before_an_episode_runs(
          "E0 policies; 'act' is of type 'act'"),
         ({"checkpoints": settings.checkpoints[:1], "labels": ("e0",),
           "decodings": ("odd:start=one",)}, BenchmarkSettingsError, "unknown start 'one'"),
+        ({"checkpoints": settings.checkpoints[:1], "labels": ("e0",),
+          "decodings": ("odd:remask=true",)}, BenchmarkSettingsError,
+         "sets remask, which objective=e0 does not look at"),
         ({"env_options": ("state_only=true",)}, BenchmarkCheckpointError,
          r"does not fit PushCube-v1: it expects .*state \(4,\).*offers .*state \(16,\)"),
         ({"controls": ("blackout",)}, BenchmarkSettingsError, "needs images, and PushCube-v1"),
@@ -271,7 +274,9 @@ def test_what_cannot_run_is_said_before_an_episode_runs(
     assert not new.out.exists()
 
 
-def test_policies_are_decoded_in_several_ways(settings: BenchmarkSettings, tmp_path: Path) -> None:
+def test_policies_are_decoded_in_several_ways(
+    settings: BenchmarkSettings, tmp_path: Path, in_this_process: None
+) -> None:
     ways = ("mine:", "two:start=zero,denoising_steps=2", "median:start=zero,read_out=median")
     several = replace(
         settings,
@@ -324,6 +329,9 @@ def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_p
         ({"decodings": ("two:steps=2",)}, "unknown steps; known: start, denoising_steps"),
         ({"decodings": ("../two:",)}, "cannot name a file"),
         ({"decodings": ("two:", "two:start=zero")}, "two decodings are called 'two'"),
+        ({"decodings": ("two:denoising_steps=2.5",)}, "denoising_steps must be int, got '2.5'"),
+        ({"decodings": ("two:remask=maybe",)}, "remask must be bool, got 'maybe'"),
+        ({"decodings": ("two:temperature=hot",)}, "temperature must be float, got 'hot'"),
         ({"seed": -1}, "first is -1"),
         ({"tasks": (PUSH, PUSH)}, "tasks holds a name twice"),
         ({"tasks": ()}, "at least one task"),

@@ -1,5 +1,6 @@
 """Labels of checkpoints, and which of them are refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from e0_bench.closed_loop.checkpoints import (
     read_config,
     short_labels,
 )
+from e0_bench.closed_loop.decodings import DecodingError, make_decoding
 
 STATE = {"observation.state": (4,), "observation.environment_state": (17,)}
 
@@ -57,6 +59,44 @@ def test_identity_is_the_content(made: tuple[Path, Path], tmp_path: Path) -> Non
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"n_action_steps": 2}))
     assert [c.label for c in read_checkpoints([copy], recorded=recorded)] == ["elsewhere"]
+
+
+def test_policies_keep_their_names_whatever_is_added_to_them(made: tuple[Path, Path]) -> None:
+    (first,) = read_checkpoints([made[0]], ["mine"])
+    decoded = first.decoded(make_decoding("one", {"start": "zero"}))
+    assert decoded.label == "mine-one"
+    recorded = {decoded.label: decoded.record()}
+    assert [c.label for c in read_checkpoints(made, recorded=recorded)] == ["mine", "act"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "idle"),
+    [
+        ("hybrid", "start"),
+        ("flow", "read_out"),
+        ("masked", "start"),
+        ("autoregressive", "denoising_steps"),
+        ("regression", "start"),
+    ],
+)
+def test_what_an_objective_does_not_look_at_is_no_decoding(
+    made: tuple[Path, Path], objective: str, idle: str
+) -> None:
+    config = dataclasses.replace(read_config(made[0]), objective=objective)
+    value = {"start": "zero", "read_out": "median", "denoising_steps": 2}[idle]
+    with pytest.raises(DecodingError, match=f"sets {idle}, which objective={objective} does not"):
+        make_decoding("one", {idle: value}).of(config)
+
+
+def test_a_device_without_bfloat16_is_refused_before_loading(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(made[0])
+    config.device, config.dtype = "cuda", "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    with pytest.raises(ValueError, match="Old GPU has no bfloat16"):
+        load_policy(made[0], config)
 
 
 def test_refused_checkpoints(made: tuple[Path, Path], tmp_path: Path) -> None:
