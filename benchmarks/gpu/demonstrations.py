@@ -52,21 +52,21 @@ def main() -> None:
 
 
 def episodes(output: Path, part: str) -> list[dict[str, Any]]:
-    """How many there are of each task, of a finished dataset or one that was begun."""
+    """How many there are of each task, of a finished dataset or one that was begun, in which some
+    tasks' own datasets may be finished."""
     from e0_bench.files import read_json
 
-    record = output / part / "meta" / "collection.json"
-    if record.exists():
-        collected = read_json(record)["collected"]
-        return [
-            {"part": part, "task": task, "episodes": len(own["seeds"]), "tries": own["tries"]}
-            for task, own in collected.items()
-        ]
-    counts: dict[str, list[int]] = {}
-    for folder in sorted(output.glob(f"{part}.partial/**/episodes/*")):
-        if folder.is_dir():
-            found = len(list(folder.glob("*.npz"))), len(list(folder.glob("*.failed.json")))
-            counts[folder.name] = [found[0], sum(found)]
+    whole, begun = output / part / "meta" / "collection.json", output / f"{part}.partial"
+    counts: dict[str, tuple[int, int]] = {}
+    if not whole.exists():
+        folders = (*begun.glob("episodes/*"), *begun.glob("parts/*.partial/episodes/*"))
+        for folder in sorted(folders):
+            if folder.is_dir():
+                done = len(list(folder.glob("*.npz")))
+                counts[folder.name] = done, done + len(list(folder.glob("*.failed.json")))
+    for record in [whole] if whole.exists() else sorted(begun.glob("parts/*/meta/collection.json")):
+        for task, own in read_json(record)["collected"].items():
+            counts[task] = len(own["seeds"]), own["tries"]
     return [
         {"part": part, "task": task, "episodes": done, "tries": tries}
         for task, (done, tries) in counts.items()

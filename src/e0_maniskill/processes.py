@@ -9,10 +9,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 TRIES = 2
@@ -30,6 +32,24 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def wait_for_all(processes: Mapping[str, BaseProcess]) -> dict[str, int]:
+    """Wait until these processes have ended; as soon as one fails, the others are ended.
+
+    Returns the exit codes of those that failed by themselves, by their names.
+    """
+    running, failed = dict(processes), {}
+    while running and not failed:
+        wait([process.sentinel for process in running.values()], timeout=1.0)
+        codes = {name: process.exitcode for name, process in running.items()}
+        failed = {name: code for name, code in codes.items() if code}
+        running = {name: running[name] for name, code in codes.items() if code is None}
+    for process in running.values():
+        process.terminate()
+    for process in processes.values():
+        process.join()
+    return failed
 
 
 class WorkerLostError(RuntimeError):

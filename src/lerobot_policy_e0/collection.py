@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import datasets.config
 import numpy as np
 from datasets import disable_progress_bars
 from lerobot.datasets import LeRobotDataset, aggregate_datasets
@@ -28,7 +30,7 @@ from e0_maniskill.collection import CollectionSettings, collect_episodes, number
 from e0_maniskill.episodes import Episode, load_episode
 from e0_maniskill.files import beside, place_directory, read_json, write_text
 from e0_maniskill.locks import own_directory
-from e0_maniskill.processes import end_with_parent
+from e0_maniskill.processes import end_with_parent, wait_for_all
 from e0_maniskill.rendering import assume_render_backend, render_backend
 from e0_maniskill.selection import Collected, Outcome
 from e0_maniskill.tasks import CONTROL_FREQUENCY
@@ -69,7 +71,8 @@ def collect_dataset(
     rate of the expert, settings), which is also kept in the dataset's `meta/collection.json`.
 
     With two workers or more for each of several tasks every task is written by a process of its
-    own, and the parts are joined: one that writes is slower than many that simulate.
+    own, and the parts are joined: one that writes is slower than many that simulate. What was begun
+    so goes on so, with a worker for each task where fewer are given.
 
     A dataset that is already there with the same request is left alone. Raises OutputInUseError if
     the directory holds anything else, DirectoryInUseError if another process collects into it,
@@ -82,10 +85,12 @@ def collect_dataset(
         return _existing_record(wanted, output)
     with _unfinished(partial, output):
         if not output.exists():  # or a kill came right after the renaming
-            apart = workers >= WORKERS_OF_A_WRITER * len(request.tasks) > WORKERS_OF_A_WRITER
+            enough = workers >= WORKERS_OF_A_WRITER * len(request.tasks) > WORKERS_OF_A_WRITER
             begun_whole = (partial / "episodes").exists()
-            collect = _collect_parts if apart and not begun_whole else _collect_into
-            collect(partial, output, request, wanted, workers, use_videos)
+            apart = (partial / "parts").exists() or (enough and not begun_whole)
+            collect = _collect_parts if apart else _collect_into
+            with _full_disk_told(partial):
+                collect(partial, output, request, wanted, workers, use_videos)
         return _existing_record(wanted, output)
 
 
@@ -102,7 +107,7 @@ def _unfinished(partial: Path, output: Path) -> Iterator[None]:
             )
         write_text(partial / MARKER, f"of a collection into {output.name}; may be removed\n")
         yield
-        for name in ("episodes", "dataset", "parts"):
+        for name in ("episodes", "dataset", "parts", "cache"):
             shutil.rmtree(partial / name, ignore_errors=True)
         (partial / MARKER).unlink()  # last: what a kill leaves can still be removed
     with suppress(OSError):  # somebody waited for it
@@ -116,6 +121,23 @@ def _is_ours(partial: Path) -> bool:
     return MARKER in names or all(name.startswith(".") for name in names)
 
 
+@contextmanager
+def _full_disk_told(partial: Path) -> Iterator[None]:
+    """Where a full disk is behind an error, remove the drafts of datasets and say what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not _disk_is_full(error, partial):
+            raise
+        for draft in (partial / "dataset", *partial.glob("parts/*.partial/dataset")):
+            shutil.rmtree(draft, ignore_errors=True)
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full; finished episodes are kept in {partial}. Free some space and "
+            "run the same command again to go on",
+        ) from error
+
+
 def _collect_into(
     partial: Path,
     output: Path,
@@ -126,23 +148,13 @@ def _collect_into(
 ) -> None:
     """Collect what is missing in `partial` and write all of it as `output`."""
     draft = partial / "dataset"
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        writer = _Writer(draft, output.name, use_videos)
-        collected = _collect(request, partial / "episodes", workers, writer)
-        writer.finish()
-        record = wanted | {"collected": _summary(collected)}
-        write_text(draft / RECORD, json.dumps(record, indent=1))
-        place_directory(draft, output)
-    except Exception as error:
-        if not _disk_is_full(error, partial):
-            raise
-        shutil.rmtree(draft, ignore_errors=True)
-        raise OSError(
-            errno.ENOSPC,
-            f"the disk is full; finished episodes are kept in {partial}. Free some space and "
-            "run the same command again to go on",
-        ) from error
+    shutil.rmtree(draft, ignore_errors=True)
+    writer = _Writer(draft, output.name, use_videos)
+    collected = _collect(request, partial / "episodes", workers, writer)
+    writer.finish()
+    record = wanted | {"collected": _summary(collected)}
+    write_text(draft / RECORD, json.dumps(record, indent=1))
+    place_directory(draft, output)
 
 
 def _collect_parts(
@@ -155,38 +167,52 @@ def _collect_parts(
 ) -> None:
     """Collect every task as a dataset of its own, all at the same time, and join them as `output`.
 
-    Raises RuntimeError if one of these processes fails; it has told why, and what is finished is
-    kept.
+    Raises RuntimeError if one of these processes fails, OSError if it found the disk full; the
+    others are ended then, and what is finished is kept.
     """
     counts = numbers_per_task(request.episodes, request.tasks)
     backend = None if request.settings.state_only else render_backend()
     processes, roots = {}, {}
     for place, (task, count) in enumerate(counts.items()):
-        own = workers // len(counts) + (place < workers % len(counts))
+        own = max(1, workers // len(counts) + (place < workers % len(counts)))
         roots[task] = partial / "parts" / task
         part = replace(request, tasks=(task,), episodes=count)
         given = (os.getpid(), backend, part, roots[task], own, use_videos)
         processes[task] = get_context("spawn").Process(target=_collect_part, args=given)
     for process in processes.values():
         process.start()
-    for process in processes.values():
-        process.join()
-    if failed := [task for task, process in processes.items() if process.exitcode != 0]:
+    failed = wait_for_all(processes)
+    if errno.ENOSPC in failed.values():
+        raise OSError(errno.ENOSPC, f"no space left for {', '.join(failed)}")
+    if failed:
         raise RuntimeError(f"collecting {', '.join(failed)} failed; what is finished is kept")
     draft = partial / "dataset"
-    shutil.rmtree(draft, ignore_errors=True)
-    disable_progress_bars()
-    aggregate_datasets(
-        [f"local/{task}" for task in roots],
-        f"local/{output.name}",
-        roots=list(roots.values()),
-        aggr_root=draft,
-        concatenate_data=False,
-        concatenate_videos=False,
-    )
+    _join(roots, draft, output.name, partial / "cache")
     collected = {t: read_json(root / RECORD)["collected"][t] for t, root in roots.items()}
     write_text(draft / RECORD, json.dumps(wanted | {"collected": collected}, indent=1))
     place_directory(draft, output)
+
+
+def _join(roots: dict[str, Path], draft: Path, name: str, cache: Path) -> None:
+    """Write the datasets of the tasks as one. Those that hold pictures are copied once more on the
+    way, into the cache, which would otherwise be the user's and stay there."""
+    for directory in (draft, cache):
+        shutil.rmtree(directory, ignore_errors=True)
+    disable_progress_bars()
+    usual = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = cache
+    try:
+        aggregate_datasets(
+            [f"local/{task}" for task in roots],
+            f"local/{name}",
+            roots=list(roots.values()),
+            aggr_root=draft,
+            concatenate_data=False,
+            concatenate_videos=False,
+        )
+    finally:
+        datasets.config.HF_DATASETS_CACHE = usual
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 def _collect_part(
@@ -197,11 +223,16 @@ def _collect_part(
     workers: int,
     use_videos: bool,
 ) -> None:
-    """In a process of its own."""
+    """In a process of its own, whose exit code says whether it was the disk."""
     end_with_parent(parent)
     if backend is not None:
         assume_render_backend(backend)
-    collect_dataset(request, output, workers=workers, use_videos=use_videos)
+    try:
+        collect_dataset(request, output, workers=workers, use_videos=use_videos)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(errno.ENOSPC)
 
 
 def _disk_is_full(error: BaseException | None, directory: Path) -> bool:

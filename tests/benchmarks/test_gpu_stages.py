@@ -129,6 +129,32 @@ def test_results_of_an_earlier_call_are_taken_over(
     assert (kept / "rows.json").read_text() == "first, second"
 
 
+def test_demonstrations_of_finished_and_unfinished_tasks_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(GPU))
+    demonstrations = importlib.import_module("demonstrations")
+    parts = tmp_path / "dataset.partial" / "parts"
+    record = {"collected": {"finished": {"seeds": [3, 5], "tries": 4, "success_rate": 0.5}}}
+    for name in (
+        "finished/meta/episodes/chunk-000/file-000.parquet",
+        "begun.partial/dataset/meta/episodes/chunk-000/file-000.parquet",
+        *("begun.partial/episodes/begun/7.npz", "begun.partial/episodes/begun/8.failed.json"),
+    ):
+        (parts / name).parent.mkdir(parents=True, exist_ok=True)
+        (parts / name).touch()
+    written = json.dumps(record)
+    (parts / "finished" / "meta" / "collection.json").write_text(written)
+    rows = demonstrations.episodes(tmp_path, "dataset")
+    finished = {"part": "dataset", "task": "finished", "episodes": 2, "tries": 4}
+    begun = {"part": "dataset", "task": "begun", "episodes": 1, "tries": 2}
+    assert sorted(rows, key=str) == sorted([finished, begun], key=str)
+    (tmp_path / "dataset" / "meta").mkdir(parents=True)
+    (tmp_path / "dataset" / "meta" / "collection.json").write_text(written)
+    assert demonstrations.episodes(tmp_path, "dataset") == [finished]
+    assert demonstrations.episodes(tmp_path, "held_out") == []
+
+
 def test_recipes_begin_with_e0_and_the_small_one_is_like_the_large_one(stage: ModuleType) -> None:
     large, small = (tomllib.loads(stage.recipe(b).read_text()) for b in (False, True))
     assert next(iter(large["policies"])) == next(iter(small["policies"])) == "e0_ordinal"

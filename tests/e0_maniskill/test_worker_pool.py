@@ -1,12 +1,15 @@
-"""Calls that crash or hang are tried once more, and then told; the others go on."""
+"""Calls that crash or hang are tried once more, and then told; the others go on. Processes that
+work on one thing end together."""
 
 import os
+import signal
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from e0_maniskill.processes import WorkerLostError, WorkerPool
+from e0_maniskill.processes import WorkerLostError, WorkerPool, wait_for_all
 
 
 def test_a_call_that_hangs_twice_is_lost_and_the_others_go_on() -> None:
@@ -45,3 +48,27 @@ def test_the_second_try_counts(hangs: bool, tmp_path: Path) -> None:
 def test_an_error_is_no_loss() -> None:
     with WorkerPool(1, 600) as pool, pytest.raises(TypeError, match="bad operand"):
         pool.submit(abs, "a").result()
+
+
+def test_when_one_process_fails_the_others_end_and_only_it_is_named() -> None:
+    context = get_context("spawn")
+    processes = {
+        "finished": context.Process(target=abs, args=(-5,)),
+        "failing": context.Process(target=os._exit, args=(28,)),
+        "long": context.Process(target=time.sleep, args=(600,)),
+    }
+    processes["finished"].start()
+    processes["finished"].join()
+    processes["long"].start()
+    processes["failing"].start()
+    began = time.monotonic()
+    assert wait_for_all(processes) == {"failing": 28}
+    assert time.monotonic() - began < 60
+    assert processes["long"].exitcode == -signal.SIGTERM
+
+
+def test_processes_that_all_end_well_are_waited_for() -> None:
+    process = get_context("spawn").Process(target=time.sleep, args=(0.2,))
+    process.start()
+    assert wait_for_all({"short": process}) == {}
+    assert process.exitcode == 0

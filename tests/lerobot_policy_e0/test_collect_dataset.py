@@ -1,5 +1,6 @@
 """Demonstrations as a LeRobotDataset: whole or not there, through kills and full disks."""
 
+import errno
 import json
 import os
 import shutil
@@ -40,6 +41,7 @@ SETTINGS = CollectionSettings(
     state_only=True, proprioception="compact", episode_length=18, action_noise=0.1
 )
 REQUEST = CollectionRequest((TASK,), COUNT, SEED, SETTINGS)
+ADVICE = "the disk is full; finished episodes are kept in .*Free some space and run the same"
 
 
 @dataclass(frozen=True)
@@ -222,25 +224,37 @@ def test_unknown_task_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def with_pictures(episodes: list[Episode]) -> list[Episode]:
+    """The same episodes as if a camera had seen noise, which no compression makes smaller."""
+    rng = np.random.default_rng(0)
+    return [
+        replace(e, images={"base_camera": rng.integers(0, 256, (e.length, 32, 32, 3), np.uint8)})
+        for e in episodes
+    ]
+
+
+PICTURES = replace(REQUEST, settings=replace(SETTINGS, state_only=False, image_size=32))
+
+
 OTHER = "PickNamedCube-v1"
 
 
-def prepare_tasks(output: Path, tasks: tuple[str, ...], successes: list[Episode]) -> None:
-    """What a stopped collection of these tasks into `output` left: the same episodes of each, with
-    the task's instructions in turn."""
+def prepare_tasks(output: Path, request: CollectionRequest, successes: list[Episode]) -> None:
+    """What a stopped collection into `output` left: the same episodes of each task, with the task's
+    instructions in turn."""
     directory = output.with_name(output.name + ".partial") / "episodes"
     directory.mkdir(parents=True)
     (directory.parent / MARKER).touch()
-    for task in tasks:
+    for task in request.tasks:
         (directory / task).mkdir(parents=True)
         instructions = find_task(task).instructions[::-1]
         for number, episode in enumerate(successes):
             instruction, seed = instructions[number % len(instructions)], SEED + number
             renamed = replace(episode, task=task, instruction=instruction, seed=seed)
             save_episode(renamed, directory / task / f"{seed:08d}.npz")
-    settings = {task: SETTINGS.record(task) for task in tasks}
+    settings = {task: request.settings.record(task) for task in request.tasks}
     (directory / "settings.json").write_text(
-        json.dumps({"tasks": list(tasks), "seed": SEED, "settings": settings})
+        json.dumps({"tasks": list(request.tasks), "seed": SEED, "settings": settings})
     )
 
 
@@ -253,37 +267,124 @@ class InThisProcess:
     exitcode: int | None = None
 
     def start(self) -> None:
-        self.target(*self.args)
-        self.exitcode = 0
+        try:
+            self.target(*self.args)
+            self.exitcode = 0
+        except SystemExit as end:
+            self.exitcode = int(str(end.code))
+        except Exception:
+            self.exitcode = 1
 
-    def join(self) -> None:
-        assert self.exitcode is not None, "it was not started"
+
+def failed(processes: dict[str, InThisProcess]) -> dict[str, int | None]:
+    return {name: process.exitcode for name, process in processes.items() if process.exitcode}
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are written here, one after the other, and nothing is rendered."""
+    for name, replacement in {
+        "get_context": lambda _: SimpleNamespace(Process=InThisProcess),
+        "end_with_parent": lambda _: None,
+        "wait_for_all": failed,
+        "render_backend": lambda: "cpu",
+        "assume_render_backend": lambda _: None,
+    }.items():
+        monkeypatch.setattr(f"lerobot_policy_e0.collection.{name}", replacement)
+
+
+def prepare_parts(output: Path, request: CollectionRequest, episodes: list[Episode]) -> Path:
+    """What a stopped collection in parts left: the same episodes of every task."""
+    partial = output.with_name(output.name + ".partial")
+    for task in request.tasks:
+        prepare_tasks(partial / "parts" / task, replace(request, tasks=(task,)), episodes)
+    (partial / MARKER).touch()
+    return partial
+
+
+BOTH = replace(PICTURES, tasks=(TASK, OTHER), episodes=2)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_tasks_follow_each_other(
     tmp_path: Path, collected: Collected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Episodes stand task after task, in the order of seeds, each with its own instruction, also
-    where every task is written by a process of its own."""
-    context = SimpleNamespace(Process=InThisProcess)
-    monkeypatch.setattr("lerobot_policy_e0.collection.get_context", lambda _: context)
-    monkeypatch.setattr("lerobot_policy_e0.collection.end_with_parent", lambda _: None)
-    request = CollectionRequest((TASK, OTHER), 2, SEED, SETTINGS)
-    output, joined = tmp_path / "dataset", tmp_path / "joined"
-    prepare_tasks(output, request.tasks, collected.successes[:2])
-    collect_dataset(request, output, workers=1)
+    where every task is written by a process of its own; nothing stays in the user's cache."""
+    output, joined, cache = (tmp_path / name for name in ("dataset", "joined", "cache"))
+    episodes = with_pictures(collected.successes[:2])
+    prepare_tasks(output, BOTH, episodes)
+    collect_dataset(BOTH, output, workers=1)
     dataset = open_dataset(output)
     order = [row["tasks"] for row in dataset.meta.episodes]  # pyright: ignore
-    push, (red, green) = (find_task(task).instructions for task in request.tasks)
+    push, (red, green) = (find_task(task).instructions for task in BOTH.tasks)
     assert order == [[*push], [*push], [green], [red]]
-    for task in request.tasks:
-        parts = tmp_path / "joined.partial" / "parts"
-        prepare_tasks(parts / task, (task,), collected.successes[:2])
-    (tmp_path / "joined.partial" / MARKER).touch()
-    collect_dataset(request, joined, workers=4)
-    assert_equal_datasets(joined, output)
-    assert open_dataset(joined).meta.stats.keys() == dataset.meta.stats.keys()
+    prepare_parts(joined, BOTH, episodes)
+    with monkeypatch.context() as patched:
+        patched.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+        collect_dataset(BOTH, joined, workers=4)
+    assert not cache.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "joined"]
+    assert_equal_datasets(joined, output)
+    ours, theirs = (open_dataset(root).meta.stats or {} for root in (joined, output))
+    assert ours.keys() == theirs.keys()
+    for feature in (ACTION, OBS_STATE, "observation.images.base_camera"):
+        assert ours[feature].keys() == theirs[feature].keys() >= {"mean", "std", "q01", "count"}
+        for name, values in theirs[feature].items():
+            np.testing.assert_allclose(
+                ours[feature][name], values, rtol=1e-5, atol=1e-7, err_msg=f"{feature} {name}"
+            )
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_parts_are_gone_on_with_by_fewer_workers(
+    tmp_path: Path, collected: Collected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one worker too the finished part is taken as it is, and each part gets a worker."""
+    request = replace(REQUEST, tasks=(TASK, OTHER), episodes=2)
+    partial = prepare_parts(tmp_path / "dataset", request, collected.successes[:2])
+    part = partial / "parts" / TASK
+    collect_dataset(replace(request, tasks=(TASK,)), part, workers=1)
+    before = (part / "meta" / "info.json").stat().st_mtime_ns
+    whole, given = collect_dataset, []
+
+    def collect(request: CollectionRequest, output: Path, **settings: Any) -> dict[str, Any]:
+        given.append((*request.tasks, settings["workers"]))
+        record = whole(request, output, **settings)
+        assert (part / "meta" / "info.json").stat().st_mtime_ns == before
+        return record
+
+    monkeypatch.setattr("lerobot_policy_e0.collection.collect_dataset", collect)
+    record = whole(request, tmp_path / "dataset", workers=1)
+    assert given == [(TASK, 1), (OTHER, 1)]
+    assert list(record["collected"]) == [TASK, OTHER]
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("full", ["_Writer.add", "aggregate_datasets", None])
+def test_full_disk_while_a_part_is_written_or_parts_are_joined(
+    tmp_path: Path, collected: Collected, monkeypatch: pytest.MonkeyPatch, full: str | None
+) -> None:
+    """It is told as such, no draft stays, episodes are kept; other failures are another error."""
+    request = replace(REQUEST, tasks=(TASK, OTHER), episodes=2)
+    partial = prepare_parts(tmp_path / "dataset", request, collected.successes[:2])
+    drafts = ("dataset", f"parts/{TASK}.partial/dataset", f"parts/{OTHER}.partial/dataset")
+
+    def fail(*_: Any, **settings: Any) -> None:
+        if "aggr_root" in settings:
+            settings["aggr_root"].mkdir()
+        (partial / drafts[-1]).mkdir(parents=True, exist_ok=True)  # of a process that was ended
+        raise OSError(errno.ENOSPC, "No space left") if full else ValueError("another failure")
+
+    monkeypatch.setattr(f"lerobot_policy_e0.collection.{full or '_Writer.add'}", fail)
+    with pytest.raises(OSError if full else RuntimeError, match=ADVICE if full else "is kept"):
+        collect_dataset(request, tmp_path / "dataset", workers=4)
+    assert not (tmp_path / "dataset").exists()
+    assert not full or not any((partial / draft).exists() for draft in drafts)
+    if full == "aggregate_datasets":
+        assert len(list(partial.glob("parts/*/meta/collection.json"))) == 2
+    else:
+        assert len(list(partial.glob("parts/*/episodes/*/*.npz"))) == 4
 
 
 # A stop at any moment
@@ -367,9 +468,6 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         subprocess.run(["umount", "--lazy", str(root)], check=True)
 
 
-ADVICE = "the disk is full; finished episodes are kept in .*Free some space and run the same"
-
-
 def test_full_disk_while_collecting_and_while_writing(
     small_disk: SmallDisk, collected: Collected
 ) -> None:
@@ -389,18 +487,6 @@ def test_full_disk_while_collecting_and_while_writing(
     (small_disk.root / "filler").unlink()
     collect_dataset(REQUEST, output, workers=1)
     assert_equal_datasets(output, collected.root)
-
-
-def with_pictures(episodes: list[Episode]) -> list[Episode]:
-    """The same episodes as if a camera had seen noise, which no compression makes smaller."""
-    rng = np.random.default_rng(0)
-    return [
-        replace(e, images={"base_camera": rng.integers(0, 256, (e.length, 32, 32, 3), np.uint8)})
-        for e in episodes
-    ]
-
-
-PICTURES = replace(REQUEST, settings=replace(SETTINGS, state_only=False, image_size=32))
 
 
 def test_pictures_are_kept_bit_by_bit(tmp_path: Path, collected: Collected) -> None:

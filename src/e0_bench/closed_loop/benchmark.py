@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from e0_bench.closed_loop.camera_shifts import moved_axes
-from e0_bench.closed_loop.checkpoints import (
-    Checkpoint,
-    check_fit,
-    read_checkpoints,
-)
+from e0_bench.closed_loop.checkpoints import Checkpoint, check_fit, read_checkpoints
 from e0_bench.closed_loop.decodings import DecodingError, read_decoding, require_different
 from e0_bench.closed_loop.environments import (
     EnvironmentSettings,
@@ -187,13 +183,14 @@ def _measure(
     log = EpisodeLog(settings.out / "episodes.jsonl")
     _check_log(log, recorded)
     lost: dict[EpisodeJob, str] = {}
-    jobs = _jobs(settings, checkpoints, record)
+    labels = [checkpoint.label for checkpoint in checkpoints]
+    jobs = asked_episodes(settings, labels, record["tasks"])
     if jobs is None or any(job not in log.results for job in jobs):
         with episode_pool(settings.environment, settings.workers, settings.episode_seconds) as pool:
             offers = _offers(settings, checkpoints, pool)
             record["tasks"] |= {task: [o.name for o in offers[task]] for task in offers}
             write_json(settings.out / "benchmark.json", record)
-            jobs = _jobs(settings, checkpoints, record)
+            jobs = asked_episodes(settings, labels, record["tasks"])
             assert jobs is not None
             assignments = _assignments(settings, checkpoints, jobs, offers, log)
             lost = evaluate(assignments, log, pool, description="Episodes")
@@ -292,18 +289,18 @@ def _check_log(log: EpisodeLog, recorded: Mapping[str, Any]) -> None:
 # What is to be run.
 
 
-def _jobs(
-    settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint], record: Mapping[str, Any]
+def asked_episodes(
+    settings: BenchmarkSettings, labels: Sequence[str], tasks: Mapping[str, Sequence[str]]
 ) -> list[EpisodeJob] | None:
-    """All episodes asked for, or None while it is not known what a task stands for."""
-    if any(task not in record["tasks"] for task in settings.tasks):
+    """All episodes asked for, or None while `tasks` does not tell what a task stands for."""
+    if any(task not in tasks for task in settings.tasks):
         return None
     few = min(settings.control_episodes, settings.episodes)
     return [
-        EpisodeJob(checkpoint.label, name, settings.seed + number, control)
-        for checkpoint in checkpoints
+        EpisodeJob(label, name, settings.seed + number, control)
+        for label in labels
         for task in settings.tasks
-        for name in record["tasks"][task]
+        for name in tasks[task]
         for control in ("none", *settings.controls)
         for number in range(settings.episodes if control == "none" else few)
     ]

@@ -17,7 +17,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from e0_bench.closed_loop.benchmark import BenchmarkSettings, read_episodes, run_benchmark
+from e0_bench.closed_loop.benchmark import (
+    BenchmarkSettings,
+    asked_episodes,
+    read_episodes,
+    run_benchmark,
+)
+from e0_bench.closed_loop.episodes import EpisodeLog
 from e0_bench.closed_loop.summary import markdown, summarize
 from e0_bench.comparison.action_error import kept_action_error
 from e0_bench.comparison.recipe import (
@@ -29,7 +35,7 @@ from e0_bench.comparison.recipe import (
 )
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.files import read_json, write_json, write_text
-from e0_bench.training_run import local_training, train
+from e0_bench.training_run import local_training, train, trained_checkpoint
 from e0_maniskill.collection import CollectionSettings, numbers_per_task
 from e0_maniskill.locks import own_directory
 
@@ -49,7 +55,8 @@ class ComparisonSettings:
     workers: int = 2
     """Processes that collect, train and evaluate at the same time."""
     policies: tuple[str, ...] = ()
-    """Of the recipe's policies these alone; all if none is given. Others may follow later."""
+    """Do what is missing for these of the recipe's policies alone; for all if none is given. The
+    results also hold the others that are trained and measured whole already."""
     demonstrations_only: bool = False
     """Collect what the recipe trains on and what it holds out, and no more."""
 
@@ -67,30 +74,68 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     output is of another one, DirectoryInUseError if another process works on it, and what
     collecting, training and measuring raise; whatever was finished stays.
     """
-    recipe, output = _chosen(read_recipe(settings.recipe), settings.policies), settings.directory
+    recipe, output = _checked_recipe(settings), settings.directory
     with own_directory(output):
         _collect_all(recipe, output, settings.workers)
-        return _run_comparison(settings, recipe, output)
+        shown = _shown(recipe, output, settings.policies)
+        return _run_comparison(settings, shown, output)
 
 
 def collect_demonstrations(settings: ComparisonSettings) -> dict[str, int]:
     """The first part of `run_comparison`: collect what is missing of the demonstrations to train
     on and of those held out. Returns the number of episodes by task. Raises as `run_comparison`.
     """
-    recipe, output = read_recipe(settings.recipe), settings.directory
+    recipe, output = _checked_recipe(settings), settings.directory
     with own_directory(output):
         _collect_all(recipe, output, settings.workers)
     return numbers_per_task(recipe.dataset["episodes"], recipe.dataset["tasks"])
 
 
-def _chosen(recipe: Recipe, policies: tuple[str, ...]) -> Recipe:
-    """The recipe with these policies alone, if any are named. RecipeError for unknown ones."""
-    for label in policies:
+def _checked_recipe(settings: ComparisonSettings) -> Recipe:
+    """The whole recipe. RecipeError if a policy is asked for that it does not have."""
+    recipe = read_recipe(settings.recipe)
+    for label in settings.policies:
         if label not in recipe.policies:
             raise RecipeError(f"unknown policy {label!r}; known: {', '.join(recipe.policies)}")
-    kept = {label: recipe.policies[label] for label in policies or recipe.policies}
+    return recipe
+
+
+def _shown(recipe: Recipe, output: Path, chosen: tuple[str, ...]) -> Recipe:
+    """The recipe with the policies that the results are to hold: all if none is chosen, else those
+    and the finished ones."""
+    kept = {
+        label: settings
+        for label, settings in recipe.policies.items()
+        if not chosen or label in chosen or _is_finished(recipe, output, label)
+    }
     told = [label for label in (recipe.told or {}).get("policies", ()) if label in kept]
     return replace(recipe, policies=kept, told={"policies": told} if told else None)
+
+
+def _is_finished(recipe: Recipe, output: Path, policy: str) -> bool:
+    """Whether all trainings of a policy are done, and measured on all episodes."""
+    labels = [training.label for training in recipe.trainings if training.policy == policy]
+    steps = recipe.training["steps"]
+    found = {label: trained_checkpoint(output / "train" / label, steps) for label in labels}
+    checkpoints = {label: path for label, path in found.items() if path is not None}
+    if checkpoints.keys() != found.keys():
+        return False
+    asked = [_benchmark(recipe, output, checkpoints, 1)]
+    if policy in (recipe.told or {}).get("policies", ()):
+        asked.append(_told_benchmark(recipe, output, checkpoints, 1))
+    return all(map(_is_measured, asked)) and all(
+        (output / "errors" / f"{label}.json").exists() for label in labels
+    )
+
+
+def _is_measured(settings: BenchmarkSettings) -> bool:
+    """Whether all episodes of a benchmark are there."""
+    record = settings.out / "benchmark.json"
+    if not record.exists():
+        return False
+    jobs = asked_episodes(settings, settings.labels, read_json(record)["tasks"])
+    results = EpisodeLog(settings.out / "episodes.jsonl").results
+    return jobs is not None and all(job in results for job in jobs)
 
 
 def _collect_all(recipe: Recipe, output: Path, workers: int) -> None:
@@ -276,10 +321,7 @@ def _with_told(
         for training in recipe.trainings
         if training.policy in (recipe.told or {})["policies"]
     }
-    told = _benchmark(recipe, output, listening, workers)
-    told = replace(
-        told, out=output / "told", env_options=(*told.env_options, "tell_camera_shift=true")
-    )
+    told = _told_benchmark(recipe, output, listening, workers)
     episodes = [
         *read_episodes(usual),
         *(replace(episode, policy=_told_name(episode.policy)) for episode in read_episodes(told)),
@@ -307,3 +349,12 @@ def _benchmark(
         workers=workers,
         **own,
     )
+
+
+def _told_benchmark(
+    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
+) -> BenchmarkSettings:
+    """The same of policies that are told how their cameras were moved."""
+    usual = _benchmark(recipe, output, checkpoints, workers)
+    options = (*usual.env_options, "tell_camera_shift=true")
+    return replace(usual, out=output / "told", env_options=options)

@@ -125,14 +125,33 @@ def test_a_further_policy_is_trained_alone(
 def test_parts_of_a_recipe_can_be_asked_for(
     finished: tuple[ComparisonSettings, dict[str, Any]],
 ) -> None:
-    settings, results = finished
+    settings, _ = finished
     assert collect_demonstrations(settings) == {"PushCube-v1": 2}
-    alone = run_comparison(replace(settings, policies=("regression",)))
-    assert alone["policies"] == {"regression": results["policies"]["regression"]}
-    assert list(alone["benchmark"]["policies"]) == ["regression"]
-    with pytest.raises(RecipeError, match="unknown policy 'flow'; known: e0, regression"):
-        run_comparison(replace(settings, policies=("flow",)))
-    run_comparison(settings)  # for the tests that follow
+    unknown = replace(settings, policies=("flow",))
+    for run in (run_comparison, collect_demonstrations):
+        with pytest.raises(RecipeError, match="unknown policy 'flow'; known: e0, regression"):
+            run(unknown)
+
+
+def test_results_of_other_policies_stay_where_they_are_whole(
+    finished: tuple[ComparisonSettings, dict[str, Any]],
+) -> None:
+    settings, results = finished
+    one = replace(settings, policies=("regression",))
+    recipe = (settings.directory / "recipe.json").read_text()
+    for name in ("benchmark", "told"):
+        path = settings.directory / name / "episodes.jsonl"
+        content = path.read_text()
+        path.write_text("".join(line for line in content.splitlines(True) if '"e0"' not in line))
+        alone = run_comparison(one)
+        assert alone["policies"] == {"regression": results["policies"]["regression"]}, name
+        assert list(alone["benchmark"]["policies"]) == ["regression"]
+        path.write_text(content)
+    again = run_comparison(one)
+    assert again["policies"] == results["policies"]
+    assert again["benchmark"]["rates"] == results["benchmark"]["rates"]
+    assert json.loads((settings.directory / "comparison.json").read_text()) == again
+    assert (settings.directory / "recipe.json").read_text() == recipe
 
 
 def test_each_seed_is_a_training_with_an_encoding_of_its_own(
