@@ -233,7 +233,7 @@ def test_a_policy_without_instructions_needs_none(image_dataset: Path) -> None:
         ({"schedule": "exp"}, "unknown schedule 'exp'"),
         ({"time_distribution": "normal"}, "unknown time distribution 'normal'"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
-        ({"read_out": "mean"}, "unknown read-out 'mean'"),
+        ({"read_out": "mode"}, "unknown read-out 'mode'"),
         ({"denoising_steps": 0}, "denoising_steps must be at least 1"),
         ({"noise_draws": 0}, "noise_draws must be at least 1"),
         ({"maximum_instruction_bytes": 0}, "maximum_instruction_bytes must be at least 1"),
