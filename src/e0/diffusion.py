@@ -22,9 +22,16 @@ from torch.nn import functional as F
 from e0.tokens import ActionTokenizer
 
 SAMPLERS = ("ddim", "ancestral")
+READ_OUTS = ("argmax", "median", "mean", "window_mean")
 MIN_TIME, MAX_TIME = 0.001, 0.999
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+def require_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ValueError listing the known values."""
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
 
 
 class Schedule(NamedTuple):
@@ -249,8 +256,7 @@ def sample(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
+    require_known("sampler", sampler, SAMPLERS)
     noise_shape = (*shape, embedding.width)
     if initial_noise is None:
         noisy = torch.randn(noise_shape, device=device, dtype=dtype, generator=generator)
@@ -331,9 +337,6 @@ def posterior_entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(logits.float().softmax(-1)).sum(-1)
 
 
-READ_OUTS = ("argmax", "median", "mean", "window_mean")
-
-
 def read_out(
     logits: Tensor, codebook: Tensor, kind: str = "argmax", window: float = 0.02
 ) -> Tensor:
@@ -346,7 +349,7 @@ def read_out(
     codebook, and never a mixture of modes that lie further apart. Raises ValueError for another
     kind, a negative window or shapes that do not match.
     """
-    require_read_out(kind)
+    require_known("read-out", kind, READ_OUTS)
     if logits.shape[-2:] != codebook.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} must end in the codebook's shape (D, V), "
@@ -365,12 +368,6 @@ def read_out(
     radius = window * (codebook[:, -1:] - codebook[:, :1])
     near = logits.float().masked_fill(offset.abs() > radius, -torch.inf).softmax(-1)
     return value + (near * offset).sum(-1)
-
-
-def require_read_out(kind: str) -> None:
-    """Raise ValueError for an unknown way to read actions out."""
-    if kind not in READ_OUTS:
-        raise ValueError(f"unknown read-out {kind!r}; known: {', '.join(READ_OUTS)}")
 
 
 def median_code(logits: Tensor) -> Tensor:

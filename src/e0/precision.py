@@ -23,7 +23,7 @@ def in_dtype[Module: nn.Module](module: Module, dtype: torch.dtype | None) -> Mo
     Raises ValueError if the device cannot compute with it.
     """
     parameter = next(module.parameters())
-    if dtype is None or dtype == parameter.dtype or isinstance(module, KEEPS_FLOAT32):
+    if dtype is None or dtype == parameter.dtype:
         return module
     require_dtype(dtype, parameter.device)
     copied = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from e0.diffusion import (
+    READ_OUTS,
     SAMPLERS,
     SCHEDULES,
     OneHotEmbedding,
@@ -14,7 +15,7 @@ from e0.diffusion import (
     TokenEmbedding,
     corrupt,
     read_out,
-    require_read_out,
+    require_known,
     sample,
 )
 from e0.heads import TokenHead
@@ -23,7 +24,6 @@ from e0.objectives.interface import (
     ActionChunk,
     Denoise,
     Sampling,
-    require_known,
     starting_noise,
     training_time,
 )
@@ -58,7 +58,7 @@ class E0Objective:
         require_known("time distribution", self.time_distribution, TIME_DISTRIBUTIONS)
         require_known("sampler", self.sampler, SAMPLERS)
         require_known("start", self.start, STARTS)
-        require_read_out(self.read_out)
+        require_known("read-out", self.read_out, READ_OUTS)
         require_temperature(self.temperature)
 
     @property

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from e0.diffusion import mean_over_valid
+from e0.diffusion import mean_over_valid, require_known
 from e0.objectives.interface import (
     STARTS,
     ActionChunk,
     Denoise,
     Sampling,
-    require_known,
     starting_noise,
     training_time,
 )

@@ -111,12 +111,6 @@ def refuse_noise(noise: Tensor | None, objective: str) -> None:
         raise ValueError(f"the {objective} objective takes no noise; leave `noise` out")
 
 
-def require_known(what: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise ValueError listing the known values."""
-    if value not in known:
-        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
-
-
 def starting_noise(
     noise: Tensor | None,
     shape: tuple[int, ...],
