@@ -19,19 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from e0.known import require_known
+from e0.posterior import draw, posterior_entropy
 from e0.tokens import ActionTokenizer
 
 SAMPLERS = ("ddim", "ancestral")
-READ_OUTS = ("argmax", "median", "mean", "window_mean")
+GRIDS = ("even", "dense_jump")
+JUMP_FROM = 0.25
 MIN_TIME, MAX_TIME = 0.001, 0.999
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-
-
-def require_known(what: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise ValueError listing the known values."""
-    if value not in known:
-        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
 
 
 class Schedule(NamedTuple):
@@ -85,15 +82,16 @@ class OrdinalEmbedding:
         return 1
 
     def embed(self, tokens: Tensor) -> Tensor:
-        table = self._table()
+        table = self.table()
         dimension = torch.arange(len(table), device=tokens.device)
         return table[dimension, tokens][..., None]
 
     def mean(self, probabilities: Tensor) -> Tensor:
-        table = self._table().to(probabilities.dtype)
+        table = self.table().to(probabilities.dtype)
         return torch.einsum("...dv,dv->...d", probabilities, table)[..., None]
 
-    def _table(self) -> Tensor:
+    def table(self) -> Tensor:
+        """The embedding of every code: (D, V)."""
         tokenizer = self.tokenizer
         return tokenizer.standardize(tokenizer.codebook.T).T.clamp(-self.limit, self.limit)
 
@@ -225,8 +223,10 @@ def sample(
     *,
     schedule: Schedule,
     steps: int = 4,
+    grid: str = "even",
     sampler: str = "ddim",
     temperature: float = 1.0,
+    cooling: bool = False,
     generator: torch.Generator | None = None,
     initial_noise: Tensor | None = None,
     early_stop: bool = False,
@@ -234,7 +234,7 @@ def sample(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Sample:
-    """Draw chunks of shape (B, H, D): from noise, `steps` evaluations at t = 1, ..., 1 / steps.
+    """Draw chunks of shape (B, H, D): from noise, `steps` evaluations at the `step_times`.
 
     `denoise(x_t, t)` maps (B, H, D, m) and (B,) to logits (B, H, D, V); those of the last
     evaluation are the result, see `read_out`. Between evaluations, with t' < t the next time:
@@ -248,14 +248,13 @@ def sample(
     itself, and only x_t remembers how they belong together. With fresh noise alone (ρ = 0) the
     samples would drift from the data's distribution the more steps are taken.
 
-    `temperature` divides the logits before x̂ is formed; 0 takes the most likely codes.
+    `temperature` divides the logits before x̂ is formed; 0 takes the most likely codes. With
+    `cooling` it falls evenly, to 0 where the last evaluation is read out.
     `initial_noise` (B, H, D, m) replaces the noise at t = 1. `early_stop` ends when no most likely
     token of the batch has changed since the evaluation before, and is the only thing that waits
-    for the device. Raises ValueError for fewer than one step, an unknown sampler, or noise or
-    logits of another shape.
+    for the device. Raises ValueError for fewer than one step, an unknown grid or sampler, or noise
+    or logits of another shape.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
     require_known("sampler", sampler, SAMPLERS)
     noise_shape = (*shape, embedding.width)
     if initial_noise is None:
@@ -267,7 +266,7 @@ def sample(
             f"initial_noise must have shape {noise_shape}, got {tuple(initial_noise.shape)}"
         )
     ancestral = sampler == "ancestral"
-    times = 1 - torch.arange(steps, device=noisy.device, dtype=torch.float32) / steps
+    times = step_times(steps, grid, noisy.device)
     keep, pull, fresh = _step_coefficients(times, schedule, ancestral)
     trace: list[Tensor] = []
     previous = None
@@ -285,15 +284,31 @@ def sample(
             if previous is not None and torch.equal(best, previous):
                 break
             previous = best
+        warmth = temperature * (1 - step / (steps - 1)) if cooling else temperature
         if ancestral:
-            clean = embedding.embed(draw(logits, temperature, generator)).to(dtype)
+            clean = embedding.embed(draw(logits, warmth, generator)).to(dtype)
             noise = torch.randn(noise_shape, device=noisy.device, dtype=dtype, generator=generator)
             noisy = keep[step] * noisy + pull[step] * clean + fresh[step] * noise
         else:
-            clean = _predict(logits, embedding, temperature).to(dtype)
+            clean = _predict(logits, embedding, warmth).to(dtype)
             noisy = keep[step] * noisy + pull[step] * clean
         step += 1
     return Sample(logits, posterior_entropy(logits), step + 1, trace if keep_trace else None)
+
+
+def step_times(steps: int, grid: str = "even", device: torch.device | str | None = None) -> Tensor:
+    """Times (K,) of a sampler's evaluations, from t = 1 down.
+
+    `even` are 1, 1 - 1/K, ..., 1/K. `dense_jump` lie between 1 and .25, from where the last one
+    jumps to the clean tokens: later steps pull towards single demonstrations (Dense-Jump, arXiv
+    2509.13574). Raises ValueError for fewer than one step or an unknown grid.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    require_known("time grid", grid, GRIDS)
+    if grid == "even":
+        return 1 - torch.arange(steps, device=device, dtype=torch.float32) / steps
+    return torch.linspace(1, JUMP_FROM, steps, device=device, dtype=torch.float32)
 
 
 def _step_coefficients(
@@ -314,67 +329,3 @@ def _predict(logits: Tensor, embedding: TokenEmbedding, temperature: float) -> T
     if temperature == 0:
         return embedding.embed(logits.argmax(-1))
     return embedding.mean((logits.float() / temperature).softmax(-1))
-
-
-def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Draw tokens (..., D) from logits (..., D, V) / temperature; at 0 take the most likely.
-
-    By the Gumbel-max trick: torch.multinomial would wait for the device to check its argument.
-    """
-    logits = logits.float()
-    if temperature == 0:
-        return logits.argmax(-1)
-    return (logits / temperature + gumbel(logits, generator)).argmax(-1)
-
-
-def gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard Gumbel noise in the shape of `like`."""
-    return -torch.empty_like(like).exponential_(generator=generator).log_()
-
-
-def posterior_entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of the posterior of each token: (..., V) to (...), between 0 and ln V."""
-    return torch.special.entr(logits.float().softmax(-1)).sum(-1)
-
-
-def read_out(
-    logits: Tensor, codebook: Tensor, kind: str = "argmax", window: float = 0.02
-) -> Tensor:
-    """Actions (B, H, D) in the codebook's units from logits (B, H, D, V) and codebook (D, V).
-
-    `argmax` is the most likely code. `median` is the first code up to which half of the posterior
-    lies: it has the smallest expected absolute error, and always is a code. `mean` has the smallest
-    expected squared error, and may lie between two ways to act. `window_mean` is the posterior mean
-    over the codes within ± window * (last code - first code) of the most likely one: finer than the
-    codebook, and never a mixture of modes that lie further apart. Raises ValueError for another
-    kind, a negative window or shapes that do not match.
-    """
-    require_known("read-out", kind, READ_OUTS)
-    if logits.shape[-2:] != codebook.shape:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} must end in the codebook's shape (D, V), "
-            f"{tuple(codebook.shape)}"
-        )
-    if kind == "mean":
-        return (logits.float().softmax(-1) * codebook).sum(-1)
-    if kind == "median":
-        return codes_at(codebook, median_code(logits))
-    value = codes_at(codebook, logits.argmax(-1))
-    if kind == "argmax":
-        return value
-    if window < 0:
-        raise ValueError(f"window must not be negative, got {window}")
-    offset = codebook - value[..., None]
-    radius = window * (codebook[:, -1:] - codebook[:, :1])
-    near = logits.float().masked_fill(offset.abs() > radius, -torch.inf).softmax(-1)
-    return value + (near * offset).sum(-1)
-
-
-def median_code(logits: Tensor) -> Tensor:
-    """The first code up to which half of the posterior lies: (..., V) to (...)."""
-    return (logits.float().softmax(-1).cumsum(-1) < 0.5).sum(-1).clamp(max=logits.shape[-1] - 1)
-
-
-def codes_at(codebook: Tensor, tokens: Tensor) -> Tensor:
-    """Values (..., D) of tokens (..., D) in a codebook (D, V)."""
-    return codebook[torch.arange(len(codebook), device=codebook.device), tokens]

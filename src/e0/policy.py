@@ -48,9 +48,10 @@ class PolicySettings:
     pictures are brought to, the preset's if None. token_grain: one action token for
     every `step`, or for every (step, `dimension`) as E0's authors have it.
     objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
-    schedule, sampler, read_out, early_stop: of e0. start: of e0 and flow, sampling from random
-    `noise` or from `zero`. time_distribution: of e0, flow and hybrid.
-    temperature: of e0, masked and autoregressive. confidence_noise, remask: of masked.
+    schedule, time_grid, sampler, cooling, read_out, early_stop, decoding, decoding_draws: of e0.
+    start: of e0 and flow, sampling from random `noise` or from `zero`. time_distribution: of e0,
+    flow and hybrid. temperature: of e0, masked and autoregressive. confidence_noise, remask: of
+    masked.
     """
 
     cameras: tuple[str, ...]
@@ -69,10 +70,14 @@ class PolicySettings:
     schedule: str = "linear"
     time_distribution: str = "beta"
     start: str = "noise"
+    time_grid: str = "even"
     sampler: str = "ddim"
     temperature: float = 1.0
+    cooling: bool = False
     read_out: str = "argmax"
     early_stop: bool = False
+    decoding: str = "fixed"
+    decoding_draws: int = 8
     confidence_noise: float = 1.0
     remask: bool = False
     denoising_steps: int = 4
@@ -95,10 +100,14 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
                 schedule_name=settings.schedule,
                 time_distribution=settings.time_distribution,
                 start=settings.start,
+                time_grid=settings.time_grid,
                 sampler=settings.sampler,
                 temperature=settings.temperature,
+                cooling=settings.cooling,
                 read_out=settings.read_out,
                 early_stop=settings.early_stop,
+                decoding=settings.decoding,
+                decoding_draws=settings.decoding_draws,
             )
         case "flow":
             return FlowObjective(tokenizer, settings.time_distribution, settings.start)

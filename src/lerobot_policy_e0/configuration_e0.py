@@ -115,10 +115,14 @@ class E0Config(PreTrainedConfig):
     schedule: str = PolicySettings.schedule
     time_distribution: str = PolicySettings.time_distribution
     start: str = PolicySettings.start
+    time_grid: str = PolicySettings.time_grid
     sampler: str = PolicySettings.sampler
     temperature: float = PolicySettings.temperature
+    cooling: bool = PolicySettings.cooling
     read_out: str = PolicySettings.read_out
     early_stop: bool = PolicySettings.early_stop
+    decoding: str = PolicySettings.decoding
+    decoding_draws: int = PolicySettings.decoding_draws
     confidence_noise: float = PolicySettings.confidence_noise
     remask: bool = PolicySettings.remask
     denoising_steps: int = PolicySettings.denoising_steps

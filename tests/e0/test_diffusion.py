@@ -16,11 +16,11 @@ from e0.diffusion import (
     Sample,
     corrupt,
     cross_entropy,
-    posterior_entropy,
-    read_out,
     sample,
     sample_time,
+    step_times,
 )
+from e0.posterior import posterior_entropy, read_out
 from e0.tokens import ActionTokenizer, TokenizerNotFittedError
 
 H, D, V = 3, 2, 6
@@ -487,3 +487,32 @@ def test_sampling_never_waits_for_the_device(sampler: str, tokenizer: ActionToke
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert actions.isfinite().all()
+
+
+def test_the_grids_of_times_begin_at_noise_and_end_where_they_say() -> None:
+    assert step_times(4).tolist() == [1.0, 0.75, 0.5, 0.25]
+    assert step_times(1, "dense_jump").tolist() == [1.0]
+    assert step_times(3, "dense_jump").tolist() == [1.0, 0.625, 0.25]
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        step_times(0)
+
+
+def test_cooling_ends_with_the_likeliest_codes(tokenizer: ActionTokenizer) -> None:
+    """Of three evaluations the second step is taken at half the temperature."""
+    logits = torch.randn(2, H, D, V, generator=seeded(3))
+    seen: list[Tensor] = []
+
+    def denoise(noisy: Tensor, time: Tensor) -> Tensor:
+        seen.append(noisy)
+        return logits
+
+    embedding = OrdinalEmbedding(tokenizer)
+    start = torch.zeros(2, H, D, 1)
+    sample(
+        denoise, embedding, (2, H, D), schedule=SCHEDULES["linear"], steps=3, cooling=True,
+        temperature=2.0, initial_noise=start,
+    )  # fmt: skip
+    first = embedding.mean((logits / 2.0).softmax(-1))
+    second = embedding.mean(logits.softmax(-1))
+    torch.testing.assert_close(seen[1], first / 3)
+    torch.testing.assert_close(seen[2], seen[1] / 2 + (2 / 3 - 1 / 6) * second)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from e0.diffusion import draw, posterior_entropy
 from e0.heads import TokenHead
 from e0.network.transformer import DecodingCache
 from e0.objectives.diffusion import require_temperature
 from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise
+from e0.posterior import draw, posterior_entropy
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from e0.ambiguity import ambiguity, keep_to_one
 from e0.diffusion import (
-    READ_OUTS,
+    GRIDS,
     SAMPLERS,
     SCHEDULES,
     OneHotEmbedding,
     OrdinalEmbedding,
+    Sample,
     TokenEmbedding,
     corrupt,
-    read_out,
-    require_known,
     sample,
 )
 from e0.heads import TokenHead
+from e0.known import require_known
 from e0.objectives.interface import (
+    DECODINGS,
     STARTS,
     ActionChunk,
     Denoise,
@@ -27,6 +30,7 @@ from e0.objectives.interface import (
     starting_noise,
     training_time,
 )
+from e0.posterior import READ_OUTS, read_out
 
 EMBEDDINGS = ("ordinal", "one_hot")
 TIME_DISTRIBUTIONS = ("beta", "uniform")
@@ -36,8 +40,14 @@ TIME_DISTRIBUTIONS = ("beta", "uniform")
 class E0Objective:
     """Continuized discrete diffusion (E0, arXiv 2511.21542).
 
-    Raises ValueError for an unknown embedding, schedule, time distribution, start, sampler or
-    read-out, and for a negative temperature.
+    `fixed` decoding takes the number of steps that it is told. `adaptive` decoding first looks at
+    the posterior from zero noise. Where it leaves one way to act, that is the chunk, after a single
+    evaluation; where it leaves several (`e0.ambiguity`), `decoding_draws` chunks are sampled from
+    noise in one batch, and one of them acts. Noise that is given is that of the first of these,
+    which chooses the way.
+
+    Raises ValueError for an unknown embedding, schedule, time distribution, start, grid, sampler,
+    read-out or decoding, for a negative temperature and for no draws.
     """
 
     head: TokenHead
@@ -45,10 +55,16 @@ class E0Objective:
     schedule_name: str = "linear"
     time_distribution: str = "beta"
     start: str = "noise"
+    time_grid: str = "even"
     sampler: str = "ddim"
     temperature: float = 1.0
+    cooling: bool = False
     read_out: str = "argmax"
     early_stop: bool = False
+    decoding: str = "fixed"
+    decoding_draws: int = 8
+    ambiguous: float = 0.5
+    """The least ambiguity of a chunk for which several ways are sampled."""
 
     causal = False
 
@@ -58,8 +74,12 @@ class E0Objective:
         require_known("time distribution", self.time_distribution, TIME_DISTRIBUTIONS)
         require_known("sampler", self.sampler, SAMPLERS)
         require_known("start", self.start, STARTS)
+        require_known("time grid", self.time_grid, GRIDS)
         require_known("read-out", self.read_out, READ_OUTS)
+        require_known("decoding", self.decoding, DECODINGS)
         require_temperature(self.temperature)
+        if self.decoding_draws < 1:
+            raise ValueError(f"decoding_draws must be at least 1, got {self.decoding_draws}")
 
     @property
     def embedding(self) -> TokenEmbedding:
@@ -93,32 +113,70 @@ class E0Objective:
         return self.head.loss(logits, tokens, valid).view(-1, draws).mean(1)
 
     def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
-        codebook = self.head.tokenizer.codebook
-        logits, embedding = self.head.logits(), self.embedding
-        shape = (batch, horizon, self.head.tokenizer.action_dim)
-        start = starting_noise(
-            sampling.noise,
-            (*shape, embedding.width),
-            sampling.generator,
-            codebook.device,
-            self.start,
+        shape = (batch, horizon, self.head.tokenizer.action_dim, self.input_width)
+        device = self.head.tokenizer.codebook.device
+        if self.decoding == "adaptive":
+            return self._adapt(denoise, shape, sampling)
+        start = starting_noise(sampling.noise, shape, sampling.generator, device, self.start)
+        drawn = self._draw(denoise, start, sampling)
+        return ActionChunk(
+            self._actions(drawn.logits), drawn.entropy, drawn.steps_taken, drawn.trace
         )
-        drawn = sample(
+
+    def _adapt(
+        self, denoise: Denoise, shape: tuple[int, int, int, int], sampling: Sampling
+    ) -> ActionChunk:
+        device = self.head.tokenizer.codebook.device
+        first = starting_noise(sampling.noise, shape, None, device, "zero")
+        at_once = self._draw(denoise, torch.zeros_like(first), replace(sampling, steps=1))
+        actions, entropy = self._actions(at_once.logits), at_once.entropy
+        measured = ambiguity(at_once.logits, OrdinalEmbedding(self.head.tokenizer).table())
+        several = measured >= self.ambiguous
+        if not several.any():
+            return ActionChunk(actions, entropy, 1, at_once.trace, measured)
+        draws = (shape[0], self.decoding_draws, *shape[1:])
+        noise = starting_noise(None, draws, sampling.generator, device)
+        if sampling.noise is not None:
+            noise[:, 0] = first
+        drawn = self._draw(denoise, noise.flatten(0, 1), sampling)
+        chosen = self._choose(self._actions(drawn.logits).unflatten(0, (shape[0], -1)))
+        place = torch.arange(shape[0], device=device) * self.decoding_draws + chosen
+        trace = None
+        if at_once.trace is not None and drawn.trace is not None:
+            trace = at_once.trace + [logits[place] for logits in drawn.trace]
+        several = several[:, None, None]
+        return ActionChunk(
+            torch.where(several, self._actions(drawn.logits[place]), actions),
+            torch.where(several, drawn.entropy[place], entropy),
+            1 + drawn.steps_taken,
+            trace,
+            measured,
+        )
+
+    def _draw(self, denoise: Denoise, start: Tensor, sampling: Sampling) -> Sample:
+        logits = self.head.logits()
+        return sample(
             lambda noisy, time: logits(denoise(noisy, time)),
-            embedding,
-            shape,
+            self.embedding,
+            (start.shape[0], start.shape[1], start.shape[2]),
             schedule=SCHEDULES[self.schedule_name],
             steps=sampling.steps,
+            grid=self.time_grid,
             sampler=self.sampler,
             temperature=self.temperature,
+            cooling=self.cooling,
             generator=sampling.generator,
             initial_noise=start,
             early_stop=self.early_stop,
             keep_trace=sampling.keep_trace,
-            device=codebook.device,
+            device=start.device,
         )
-        actions = read_out(drawn.logits, codebook, self.read_out)
-        return ActionChunk(actions, drawn.entropy, drawn.steps_taken, drawn.trace)
+
+    def _actions(self, logits: Tensor) -> Tensor:
+        return read_out(logits, self.head.tokenizer.codebook, self.read_out)
+
+    def _choose(self, samples: Tensor) -> Tensor:
+        return keep_to_one(self.head.tokenizer.standardize(samples))
 
 
 def require_temperature(temperature: float) -> None:

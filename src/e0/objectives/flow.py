@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from e0.diffusion import mean_over_valid, require_known
+from e0.diffusion import mean_over_valid
+from e0.known import require_known
 from e0.objectives.interface import (
     STARTS,
     ActionChunk,

@@ -7,18 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from e0.diffusion import (
-    SCHEDULES,
-    OneHotEmbedding,
-    corrupt,
-    mean_over_valid,
-    read_out,
-    sample,
-    sample_time,
-)
+from e0.diffusion import SCHEDULES, OneHotEmbedding, corrupt, mean_over_valid, sample, sample_time
 from e0.heads import TokenHead
 from e0.objectives.flow import interpolate, standardize, to_actions
 from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise, starting_noise
+from e0.posterior import read_out
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from e0.network.transformer import DecodingCache
 
 SHARE_AT_PURE_NOISE = 0.5
 STARTS = ("noise", "zero")
+DECODINGS = ("fixed", "adaptive")
 
 
 class Denoise(Protocol):
@@ -35,13 +36,15 @@ class ActionChunk(NamedTuple):
 
     actions: (B, H, D) in action units. entropy: (B, H, D) nats of each token's posterior, low means
     confident; None for an objective without a posterior. steps_taken: network evaluations. trace:
-    the logits of each evaluation, where asked for and where there are any.
+    the logits of each evaluation, where asked for and where there are any. ambiguity: (B,) in
+    [0, 1], see `e0.ambiguity`, where decoding looks at it.
     """
 
     actions: Tensor
     entropy: Tensor | None
     steps_taken: int
     trace: list[Tensor] | None
+    ambiguity: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,14 +132,14 @@ class GraphedSampler:
         """Whether sampling starts from noise alone and draws nothing on the way."""
         settings = self.sampler.policy.settings
         if settings.objective == "e0":
-            return settings.sampler == "ddim"
+            return settings.sampler == "ddim" and settings.decoding == "fixed"
         return settings.objective in ("flow", "hybrid")
 
     def _no_graph(self) -> str | None:
         if self.sampler.reason is not None:
             return self.sampler.reason
         if not self._takes_noise:
-            return "this objective draws random numbers while sampling, or starts from none"
+            return "this decoding draws random numbers on the way, or starts from none"
         if self._device.type != "cuda":
             return f"CUDA graphs need a CUDA device, the policy is on {self._device.type}"
         return None

@@ -6,8 +6,8 @@ made once, and the action tokens' keys and values overwrite their place behind t
 which are never copied again. Between blocks the action tokens keep float32 whatever the weights'
 dtype: that is more exact and saves conversions.
 
-Shapes: B observations, P prefix tokens, T action tokens, C width, N heads, G key/value heads,
-E head width, K denoising steps.
+Shapes: B observations, P prefix tokens, T action tokens of all draws of one, C width, N heads, G
+key/value heads, E head width, K denoising steps.
 """
 
 from __future__ import annotations
@@ -38,6 +38,15 @@ class Modulation(NamedTuple):
     scale: Tensor
     shift: Tensor | None
     gate: Tensor | None
+
+
+class Room(NamedTuple):
+    """Where the action tokens of some draws meet an encoded observation: of every layer the keys
+    and values of the prefix with room behind them, the mask, and the rotary positions."""
+
+    caches: list[tuple[Tensor, Tensor]]
+    mask: Tensor
+    turns: tuple[Tensor, Tensor]
 
 
 class FastDenoiser:
@@ -73,36 +82,46 @@ class FastDenoiser:
         self._compiled = torch.compile(self._block) if compiled else None
 
     def bind(self, prefix: Prefix) -> Callable[..., Tensor]:
-        """A `denoise` for one encoded observation, to be called once for every time."""
-        shape = self.preset.suffix
-        count, place = self.layout.count, torch.arange(self.layout.count, device=self.times.device)
-        positions = prefix.mask.sum(-1, keepdim=True) + place
-        cosine, sine = rotation(positions, shape.head_width, dtype=self.dtype)
-        turns = torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
-        visible = action_mask(prefix.mask, 1, 0, self.layout.order(place.device))
-        mask = aligned_mask(grouped(visible, shape), self.dtype)
-        room = (len(prefix.mask), shape.key_value_heads, count, shape.head_width)
-        caches = []
-        for layer in prefix.layers:
-            own = layer.keys.new_empty(room)
-            caches.append(
-                (torch.cat((layer.keys, own), dim=2), torch.cat((layer.values, own), dim=2))
-            )
+        """A `denoise` for one encoded observation, to be called at the times in their order, for
+        any number of draws of each observation; the times may be left before their end."""
+        rooms: dict[int, Room] = {}
         step, block = 0, self._compiled or self._block
 
         def denoise(noisy: Tensor, time: Tensor, _: DecodingCache | None = None) -> Tensor:
             nonlocal step
             self._require_time(step, time)
-            x = self._embed(noisy, step)
+            draws = len(noisy) // len(prefix.mask)
+            if draws not in rooms:
+                rooms[draws] = self._make_room(prefix, draws)
+            room = rooms[draws]
+            x = self._embed(noisy, step).view(len(prefix.mask), -1, self.action_tokens.width)
             norms = self.modulation[step]
-            for index, (weights, cache) in enumerate(zip(self.blocks, caches, strict=True)):
+            for index, (weights, cache) in enumerate(zip(self.blocks, room.caches, strict=True)):
                 at_attention, at_mlp = norms[2 * index : 2 * index + 2]
-                x = block(x, weights, at_attention, at_mlp, cache, mask, turns)
+                x = block(x, weights, at_attention, at_mlp, cache, room.mask, room.turns)
             x = self._norm(x, self.last[step])
             step += 1
-            return self.action_tokens.read_out(x, noisy.shape[1:3])
+            return self.action_tokens.read_out(
+                x.view(len(noisy), -1, x.shape[-1]), noisy.shape[1:3]
+            )
 
         return denoise
+
+    def _make_room(self, prefix: Prefix, draws: int) -> Room:
+        """What all evaluations of so many draws share."""
+        shape, batch = self.preset.suffix, len(prefix.mask)
+        count, place = self.layout.count, torch.arange(self.layout.count, device=self.times.device)
+        positions = prefix.mask.sum(-1, keepdim=True) + place.repeat(draws)
+        cosine, sine = rotation(positions, shape.head_width, dtype=self.dtype)
+        turns = torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
+        visible = action_mask(prefix.mask, draws, 0, self.layout.order(place.device))
+        mask = aligned_mask(grouped(visible, shape), self.dtype)
+        own = (batch, shape.key_value_heads, draws * count, shape.head_width)
+        caches = []
+        for keys, values in prefix.layers:
+            free = keys.new_empty(own)
+            caches.append((torch.cat((keys, free), dim=2), torch.cat((values, free), dim=2)))
+        return Room(caches, mask, turns)
 
     def _require_time(self, step: int, time: Tensor) -> None:
         """Refuse a call that nothing was made ahead for. On a GPU only their number is checked:

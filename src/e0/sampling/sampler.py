@@ -27,7 +27,7 @@ from e0.network.transformer import (
     KeyValueProjection,
     RMSNorm,
 )
-from e0.objectives import ActionChunk, Objective, Sampling
+from e0.objectives import ActionChunk, E0Objective, Objective, Sampling
 from e0.policy import Policy
 from e0.precision import in_dtype
 from e0.sampling.denoiser import FastDenoiser
@@ -155,7 +155,10 @@ def prepared(objective: Any) -> Objective:
 
 
 def time_grid(objective: Objective, policy: Policy, steps: int) -> Tensor:
-    """The times (K,) at which a chunk's evaluations happen, as the objective asks for them."""
+    """The times (K,) at which a chunk's evaluations happen, as the objective asks for them; of
+    adaptive decoding where there are several ways."""
+    if isinstance(objective, E0Objective):
+        objective = replace(objective, ambiguous=0.0)
     times: list[Tensor] = []
 
     def listen(noisy: Tensor, time: Tensor, cache: DecodingCache | None = None) -> Tensor:

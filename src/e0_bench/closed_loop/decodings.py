@@ -11,7 +11,10 @@ from e0_maniskill.files import FileNameError, file_name
 if TYPE_CHECKING:
     from lerobot_policy_e0 import E0Config
 
-DIFFUSION = ("start", "denoising_steps", "sampler", "temperature", "read_out", "early_stop")
+DIFFUSION = (
+    *("decoding", "decoding_draws", "start", "denoising_steps", "time_grid", "sampler"),
+    *("temperature", "cooling", "read_out", "early_stop"),
+)
 OF_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "e0": DIFFUSION,
     "flow": ("start", "denoising_steps"),

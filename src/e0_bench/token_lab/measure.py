@@ -15,8 +15,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from e0.diffusion import SCHEDULES, OneHotEmbedding, OrdinalEmbedding, read_out, sample
+from e0.diffusion import SCHEDULES, OneHotEmbedding, OrdinalEmbedding, sample
 from e0.policy import Policy, PolicySettings
+from e0.posterior import read_out
 from e0.tokens import ActionTokenizer
 from e0_bench.token_lab.bayes_denoiser import BayesDenoiser
 from e0_bench.token_lab.results import Row

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from e0.diffusion import SCHEDULES, OneHotEmbedding, OrdinalEmbedding, read_out, sample
+from e0.diffusion import SCHEDULES, OneHotEmbedding, OrdinalEmbedding, sample
+from e0.posterior import read_out
 from e0.tokens import ActionTokenizer
 from e0_bench.token_lab.bayes_denoiser import BayesDenoiser
 from e0_bench.token_lab.synthetic_chunks import ChunkProblem, measure, tv_floor

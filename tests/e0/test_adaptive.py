@@ -1,0 +1,122 @@
+"""Adaptive decoding: one evaluation where there is one way to act, several samples where not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from e0.heads import TokenHead
+from e0.network.transformer import DecodingCache
+from e0.objectives import E0Objective, Sampling
+from e0.sampling.sampler import FastSampler
+from e0.tokens import ActionTokenizer
+from small_policies import LAYOUTS, assert_same, make_policy, observe, seeded
+
+H, V = 4, 41
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> ActionTokenizer:
+    tokenizer = ActionTokenizer(1, V)
+    return tokenizer.fit(torch.linspace(-1, 1, 401)[:, None], "uniform")
+
+
+class TwoWays:
+    """The exact posterior where all steps are 0.8 with the probability `right` (B,), else -0.8."""
+
+    def __init__(self, tokenizer: ActionTokenizer, right: Tensor) -> None:
+        self.tokenizer, self.right = tokenizer, right
+        self.rows: list[int] = []
+
+    def __call__(self, noisy: Tensor, time: Tensor, cache: DecodingCache | None = None) -> Tensor:
+        self.rows.append(len(noisy))
+        ways = torch.tensor([-0.8, 0.8])
+        codes = self.tokenizer.encode(ways[:, None])[:, 0]
+        values = self.tokenizer.standardize(self.tokenizer.decode(codes[:, None]))[:, 0]
+        alpha, sigma = 1 - time, time
+        offset = noisy[:, None, :, 0, 0] - alpha[:, None, None] * values[:, None]
+        likelihood = -0.5 * (offset / sigma[:, None, None]).square().sum(-1)
+        right = self.right.repeat_interleave(len(noisy) // len(self.right))
+        prior = torch.stack([1 - right, right], dim=-1).clamp_min(1e-12).log()
+        way = (prior + likelihood).log_softmax(-1)
+        logits = torch.full((len(noisy), H, 1, V), -30.0)
+        logits[..., codes] = way[:, None, None, :]
+        return logits
+
+
+def make(tokenizer: ActionTokenizer, **own: Any) -> E0Objective:
+    return E0Objective(TokenHead(tokenizer, "linear"), decoding="adaptive", **own)
+
+
+def test_one_way_takes_one_evaluation_and_no_chance(tokenizer: ActionTokenizer) -> None:
+    denoise = TwoWays(tokenizer, torch.tensor([1.0, 0.0]))
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    chunk = make(tokenizer).sample(denoise, 2, H, Sampling(4))
+    assert torch.rand(2).equal(expected)
+    assert denoise.rows == [2] and chunk.steps_taken == 1
+    assert chunk.ambiguity is not None and chunk.ambiguity.tolist() == [0.0, 0.0]
+    assert chunk.actions[:, :, 0].mean(1).tolist() == pytest.approx([0.8, -0.8], abs=0.03)
+
+
+def test_of_several_ways_each_is_kept_to_and_taken_as_often_as_it_is_likely(
+    tokenizer: ActionTokenizer,
+) -> None:
+    denoise = TwoWays(tokenizer, torch.full((400,), 0.7))
+    chunk = make(tokenizer).sample(denoise, 400, H, Sampling(16, seeded(0)))
+    assert denoise.rows == [400, *[3200] * 16] and chunk.steps_taken == 17
+    assert chunk.ambiguity is not None and chunk.ambiguity.eq(1.0).all()
+    side = chunk.actions[:, :, 0].sign()
+    assert side.eq(side[:, :1]).all()
+    assert side[:, 0].gt(0).float().mean().item() == pytest.approx(0.7, abs=0.06)
+
+
+def test_only_the_ambiguous_of_a_batch_are_sampled(tokenizer: ActionTokenizer) -> None:
+    sure = make(tokenizer).sample(TwoWays(tokenizer, torch.ones(1)), 1, H, Sampling(4))
+    mixed = make(tokenizer).sample(
+        TwoWays(tokenizer, torch.tensor([0.5, 1.0])), 2, H, Sampling(4, seeded(1), keep_trace=True)
+    )
+    assert mixed.actions[1].equal(sure.actions[0])
+    assert mixed.entropy is not None and sure.entropy is not None
+    assert mixed.entropy[1].equal(sure.entropy[0])
+    assert mixed.ambiguity is not None and mixed.ambiguity.tolist() == [1.0, 0.0]
+    assert mixed.trace is not None and [len(logits) for logits in mixed.trace] == [2] * 5
+
+
+def test_noise_that_is_given_chooses_the_way(tokenizer: ActionTokenizer) -> None:
+    denoise = TwoWays(tokenizer, torch.full((2,), 0.5))
+    noise = torch.tensor([1.0, -1.0])[:, None, None, None].expand(2, H, 1, 1)
+    for seed in range(5):
+        chunk = make(tokenizer).sample(denoise, 2, H, Sampling(4, seeded(seed), noise))
+        assert chunk.actions[:, 0, 0].tolist() == pytest.approx([0.8, -0.8], abs=0.03)
+    with pytest.raises(ValueError, match=r"noise must have shape \(2, 4, 1, 1\)"):
+        make(tokenizer).sample(denoise, 2, H, Sampling(4, noise=noise[:, :2]))
+
+
+@pytest.mark.parametrize("preset", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("ambiguous", [0.0, 2.0], ids=["several ways", "one way"])
+def test_fast_chunks_are_the_plain_ones(preset: str, batch: int, ambiguous: float) -> None:
+    policy = make_policy(preset, decoding="adaptive", decoding_draws=3, time_grid="dense_jump")
+    policy.objective = replace(policy.objective, ambiguous=ambiguous)  # pyright: ignore
+    observation = observe(policy, batch)
+    sampler = FastSampler(policy, steps=3)
+    assert sampler.reason is None
+    for seed in (1, 2):
+        fast = sampler.sample(observation, generator=seeded(seed))
+        assert fast.steps_taken == (4 if ambiguous == 0 else 1)
+        assert_same(fast, policy.sample(observation, steps=3, generator=seeded(seed)))
+
+
+def test_impossible_settings_are_refused(tokenizer: ActionTokenizer) -> None:
+    with pytest.raises(ValueError, match="unknown decoding 'both'; known: fixed, adaptive"):
+        replace(make(tokenizer), decoding="both")
+    with pytest.raises(ValueError, match="decoding_draws must be at least 1, got 0"):
+        make(tokenizer, decoding_draws=0)
+    with pytest.raises(ValueError, match="unknown time grid 'odd'; known: even, dense_jump"):
+        make(tokenizer, time_grid="odd")
