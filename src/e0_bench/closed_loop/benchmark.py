@@ -154,7 +154,7 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
             summary["failed_to_run"] = [
                 asdict(job) | {"why": lost[job]} for job in sorted(lost, key=astuple)
             ]
-        _write_results(settings.out, summary)
+        write_results(settings.out, summary)
     return summary
 
 
@@ -199,7 +199,8 @@ def _measure(
     return record, names, episodes, lost
 
 
-def _write_results(out: Path, summary: dict[str, Any]) -> None:
+def write_results(out: Path, summary: dict[str, Any]) -> None:
+    """The summary, its table and its figures."""
     write_json(out / "summary.json", summary)
     write_text(out / "table.md", markdown(summary))
     success_figure(summary, out / "success.png")

@@ -17,15 +17,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from e0_bench.closed_loop.benchmark import (
-    BenchmarkSettings,
-    asked_episodes,
-    read_episodes,
-    run_benchmark,
-)
-from e0_bench.closed_loop.episodes import EpisodeLog
-from e0_bench.closed_loop.summary import markdown, summarize
+from e0_bench.closed_loop.summary import markdown
 from e0_bench.comparison.action_error import kept_action_error
+from e0_bench.comparison.measuring import (
+    is_measured,
+    measure,
+    policies_by_label,
+    tuning_markdown,
+)
 from e0_bench.comparison.recipe import (
     Recipe,
     RecipeError,
@@ -120,22 +119,9 @@ def _is_finished(recipe: Recipe, output: Path, policy: str) -> bool:
     checkpoints = {label: path for label, path in found.items() if path is not None}
     if checkpoints.keys() != found.keys():
         return False
-    asked = [_benchmark(recipe, output, checkpoints, 1)]
-    if policy in (recipe.told or {}).get("policies", ()):
-        asked.append(_told_benchmark(recipe, output, checkpoints, 1))
-    return all(map(_is_measured, asked)) and all(
+    return is_measured(recipe, output, checkpoints, policy) and all(
         (output / "errors" / f"{label}.json").exists() for label in labels
     )
-
-
-def _is_measured(settings: BenchmarkSettings) -> bool:
-    """Whether all episodes of a benchmark are there."""
-    record = settings.out / "benchmark.json"
-    if not record.exists():
-        return False
-    jobs = asked_episodes(settings, settings.labels, read_json(record)["tasks"])
-    results = EpisodeLog(settings.out / "episodes.jsonl").results
-    return jobs is not None and all(job in results for job in jobs)
 
 
 def _collect_all(recipe: Recipe, output: Path, workers: int) -> None:
@@ -157,9 +143,7 @@ def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) 
         )
         for label, checkpoint in checkpoints.items()
     }
-    summary = run_benchmark(_benchmark(recipe, output, checkpoints, settings.workers))
-    if recipe.told is not None:
-        summary |= _with_told(recipe, output, checkpoints, settings.workers)
+    summary = measure(recipe, output, checkpoints, settings.workers)
     results = {"policies": policies, "benchmark": summary}
     if "seeds" in recipe.training:
         own = policies_by_label(recipe)
@@ -167,16 +151,6 @@ def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) 
     write_json(output / "comparison.json", results)
     write_text(output / "comparison.md", comparison_markdown(results))
     return results
-
-
-def policies_by_label(recipe: Recipe) -> dict[str, str]:
-    """The policy that each label in the results is a training of; those that were told how their
-    cameras were moved are policies of their own."""
-    own = {training.label: training.policy for training in recipe.trainings}
-    told = (recipe.told or {}).get("policies", ())
-    return own | {
-        _told_name(label): _told_name(policy) for label, policy in own.items() if policy in told
-    }
 
 
 def comparison_markdown(results: Mapping[str, Any]) -> str:
@@ -195,6 +169,8 @@ def comparison_markdown(results: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     parts = [markdown(results["benchmark"]).rstrip(), "", *head, *rows, ""]
+    if "decodings" in results["benchmark"]:
+        parts = [tuning_markdown(results["benchmark"]["decodings"]), "", *parts]
     if "trainings" in results:
         parts = [trainings_markdown(results["trainings"]["rows"]), "", *parts]
     return "\n".join(parts)
@@ -303,58 +279,3 @@ def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:
         "parameters": sum(tensor.numel() for tensor in learned),
         "training_seconds": round(seconds, 3),
     }
-
-
-def _told_name(policy: str) -> str:
-    """What a policy is called where it was told how its cameras were moved."""
-    return f"{policy}, told"
-
-
-def _with_told(
-    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
-) -> dict[str, Any]:
-    """The summary of all episodes together with those of policies that were told how their cameras
-    were moved, as policies of their own."""
-    usual = _benchmark(recipe, output, checkpoints, workers)
-    listening = {
-        training.label: checkpoints[training.label]
-        for training in recipe.trainings
-        if training.policy in (recipe.told or {})["policies"]
-    }
-    told = _told_benchmark(recipe, output, listening, workers)
-    episodes = [
-        *read_episodes(usual),
-        *(replace(episode, policy=_told_name(episode.policy)) for episode in read_episodes(told)),
-    ]
-    labels, tasks = (
-        list(dict.fromkeys(getattr(episode, name) for episode in episodes))
-        for name in ("policy", "task")
-    )
-    return summarize(episodes, labels, tasks, usual.controls)
-
-
-def _benchmark(
-    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
-) -> BenchmarkSettings:
-    own: dict[str, Any] = {"tasks": tuple(recipe.dataset["tasks"])}
-    own |= {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in recipe.benchmark.items()
-    }
-    return BenchmarkSettings(
-        checkpoints=tuple(checkpoints.values()),
-        labels=tuple(checkpoints),
-        out=output / "benchmark",
-        env_options=tuple(f"{key}={value}" for key, value in recipe.environment.items()),
-        workers=workers,
-        **own,
-    )
-
-
-def _told_benchmark(
-    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
-) -> BenchmarkSettings:
-    """The same of policies that are told how their cameras were moved."""
-    usual = _benchmark(recipe, output, checkpoints, workers)
-    options = (*usual.env_options, "tell_camera_shift=true")
-    return replace(usual, out=output / "told", env_options=options)

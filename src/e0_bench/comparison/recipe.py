@@ -12,6 +12,11 @@
 [policies.LABEL]     settings in which this one differs
 [held_out]           episodes, seed: demonstrations that nothing is trained on
 [benchmark]          episodes, seed, ...: settings of `e0 bench`
+[decodings.LABEL]    optional, with [tuning]: ways to decode a policy, each a name and a table of
+                     settings (`e0_bench.closed_loop.decodings`); a policy without any is decoded
+                     by its own settings
+[tuning]             episodes, seed: each policy is decoded in all of its ways there, and measured
+                     in the one that was best
 [told]               optional: policies that are measured once more while they are told how their
                      cameras were moved
 """
@@ -21,19 +26,20 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from e0_bench.closed_loop.benchmark import BenchmarkSettings
+from e0_bench.closed_loop.decodings import Decoding, DecodingError, make_decoding
 from e0_bench.training_run import check_training, local_training
 from e0_maniskill.files import FileNameError, file_name
 
-OPTIONAL = ("pretraining", "told")
+OPTIONAL = ("pretraining", "decodings", "tuning", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
 DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps", "depth")
-HELD_OUT_KEYS = ("episodes", "seed")
+EPISODE_KEYS = ("episodes", "seed")
 NOT_OF_LOOP = ("policy", "seeds")
 OF_THE_RUN = ("output_dir", "resume")  # where a training writes and goes on is not the recipe's
 AUGMENTATIONS = ("viewpoint_augmentation", "standard_augmentation")
@@ -70,11 +76,18 @@ class Recipe:
     held_out: dict[str, Any]
     benchmark: dict[str, Any]
     pretraining: dict[str, Any] | None = None
+    decodings: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    tuning: dict[str, Any] | None = None
     told: dict[str, Any] | None = None
 
     def policy(self, label: str) -> dict[str, Any]:
         """All settings of a policy."""
         return self.training.get("policy", {}) | self.policies[label]
+
+    def ways_to_decode(self, label: str) -> list[Decoding]:
+        """The ways in which a policy is decoded to find the best."""
+        ways = self.decodings.get(label, {"own": {}})
+        return [make_decoding(name, settings) for name, settings in ways.items()]
 
     @property
     def pretrains_augmented(self) -> bool:
@@ -123,6 +136,7 @@ def read_recipe(path: Path) -> Recipe:
         for label in recipe.policies:
             file_name(label, "the policy's label")
             _check_policy(recipe, f"[policies.{label}]", recipe.policy(label))
+            _check_decodings(recipe, label)
             if recipe.pretraining is not None:
                 _check_policy(recipe, "[pretraining.policy]", recipe.pretrained_policy(label))
                 _check_prefix(recipe, label)
@@ -139,7 +153,7 @@ def _check_sections(recipe: Recipe) -> None:
     settings = {field.name for field in fields(CollectionSettings)}
     own = settings - set(DATASET_KEYS) - {"cameras", "camera_shift"}
     _require_keys("[environment]", recipe.environment, sorted(own))
-    _require_keys("[held_out]", recipe.held_out, HELD_OUT_KEYS, required=HELD_OUT_KEYS)
+    _require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)
     known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
     _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
@@ -153,6 +167,7 @@ def _check_sections(recipe: Recipe) -> None:
         _require_count("[pretraining]", recipe.pretraining, "steps")
         if not isinstance(recipe.pretrains_augmented, bool):
             raise RecipeError("[pretraining] augmented must be true or false")
+    _check_tuning(recipe)
     if recipe.told is not None:
         _require_keys("[told]", recipe.told, ("policies",), required=("policies",))
         for label in recipe.told["policies"]:
@@ -167,6 +182,23 @@ def _check_sections(recipe: Recipe) -> None:
                 )
     if not recipe.policies:
         raise RecipeError("[policies.LABEL] is missing: give at least one policy")
+
+
+def _check_tuning(recipe: Recipe) -> None:
+    if (recipe.tuning is not None) != bool(recipe.decodings):
+        raise RecipeError("[tuning] and [decodings.LABEL] need each other: give both or neither")
+    if recipe.tuning is None:
+        return
+    if recipe.told is not None:
+        raise RecipeError("[told] and [tuning] cannot be combined; leave one of them out")
+    _require_keys("[tuning]", recipe.tuning, EPISODE_KEYS, required=EPISODE_KEYS)
+    for label, ways in recipe.decodings.items():
+        if label not in recipe.policies:
+            raise RecipeError(
+                f"[decodings.{label}] is of no policy; there are {', '.join(recipe.policies)}"
+            )
+        if not isinstance(ways, dict) or not all(isinstance(way, dict) for way in ways.values()):
+            raise RecipeError(f"[decodings.{label}] must hold tables of settings, got {ways!r}")
 
 
 def _check_training_seeds(training: Mapping[str, Any]) -> None:
@@ -197,6 +229,16 @@ def _check_policy(recipe: Recipe, where: str, settings: dict[str, Any]) -> None:
         raise RecipeError(f"[training]: {error}") from error
 
 
+def _check_decodings(recipe: Recipe, label: str) -> None:
+    from lerobot_policy_e0 import E0Config
+
+    try:
+        for way in recipe.ways_to_decode(label):
+            way.of(E0Config(**recipe.policy(label)))
+    except DecodingError as error:
+        raise RecipeError(f"[decodings.{label}]: {error}") from error
+
+
 def _check_prefix(recipe: Recipe, label: str) -> None:
     """A policy must encode observations as its pretrained one does (`Policy.copy_prefix`)."""
     from lerobot_policy_e0 import E0Config
@@ -221,6 +263,8 @@ def _check_seeds(recipe: Recipe) -> None:
         (recipe.held_out["seed"], recipe.held_out["episodes"], "held_out"),
         (recipe.benchmark["seed"], recipe.benchmark["episodes"], "benchmark"),
     ]
+    if recipe.tuning is not None:
+        spans.append((recipe.tuning["seed"], recipe.tuning["episodes"], "tuning"))
     for (first, count, name), (second, _, other) in pairwise(sorted(spans)):
         if second < first + 10 * count:
             raise RecipeError(

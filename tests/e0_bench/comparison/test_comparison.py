@@ -50,6 +50,13 @@ seed = 800_000
 [told]
 policies = ["e0"]
 """
+TUNING = """[decodings.e0]
+own = {}
+zero = { start = "zero", denoising_steps = 1 }
+[tuning]
+episodes = 1
+seed = 700_000
+"""
 FLOW = '[policies.flow]\nobjective = "flow"\n'
 
 
@@ -152,6 +159,39 @@ def test_results_of_other_policies_stay_where_they_are_whole(
     assert again["benchmark"]["rates"] == results["benchmark"]["rates"]
     assert json.loads((settings.directory / "comparison.json").read_text()) == again
     assert (settings.directory / "recipe.json").read_text() == recipe
+
+
+def test_every_policy_is_measured_in_the_way_to_decode_that_was_best_on_other_episodes(
+    finished: tuple[ComparisonSettings, dict[str, Any]],
+) -> None:
+    settings, results = finished
+    recipe = settings.recipe.with_name("tuned.toml")
+    recipe.write_text(RECIPE.replace('[told]\npolicies = ["e0"]\n', TUNING))
+    tuned = replace(settings, recipe=recipe, output=settings.directory)
+    first = run_comparison(tuned)
+    ways = [("e0", "own", True), ("e0", "zero", False), ("regression", "own", True)]
+    assert _decodings(first) == ways
+    assert list(first["benchmark"]["policies"]) == ["e0", "regression"]
+    assert first["benchmark"]["rates"] == results["benchmark"]["rates"][:2]
+    log = settings.directory / "tuning/episodes.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {row["seed"] for row in rows} == {700_000}
+    log.write_text(
+        "".join(json.dumps(row | {"success": row["policy"] == "e0-zero"}) + "\n" for row in rows)
+    )
+    second = run_comparison(replace(tuned, policies=("e0",)))
+    assert list(second["policies"]) == ["e0", "regression"], "regression is finished"
+    assert _decodings(second)[:2] == [("e0", "own", False), ("e0", "zero", True)]
+    record = json.loads((settings.directory / "benchmark/benchmark.json").read_text())
+    assert record["policies"]["e0-zero"]["decoding"] == {"denoising_steps": 1, "start": "zero"}
+    table = (settings.directory / "comparison.md").read_text()
+    assert table.startswith("## Ways to decode")
+    assert "| e0 | zero, **chosen** | denoising_steps 1, start zero | 1 of 1 |" in table
+
+
+def _decodings(results: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    rows = results["benchmark"]["decodings"]
+    return [(row["policy"], row["decoding"], row["chosen"]) for row in rows]
 
 
 def test_each_seed_is_a_training_with_an_encoding_of_its_own(

@@ -33,6 +33,7 @@ seed = 600_000
 episodes = 1
 seed = 800_000
 """
+TUNING = "[tuning]\nepisodes = 1\nseed = 700_000\n"
 
 
 def written(directory: Path, text: str) -> Path:
@@ -105,6 +106,20 @@ def test_every_policy_may_be_trained_with_several_seeds(tmp_path: Path) -> None:
             "[held_out]",
             '[pretraining]\nsteps = 2\naugmented = "yes"\n[held_out]',
             r"\[pretraining\] augmented must be true or false",
+        ),
+        ("[held_out]", "[decodings.a]\none = {}\n[held_out]", "need each other: give both"),
+        ("[held_out]", TUNING + "[held_out]", "need each other: give both"),
+        ("[held_out]", TUNING + "[decodings.z]\none = {}\n[held_out]", r"z\] is of no policy"),
+        ("[held_out]", TUNING + "[decodings]\na = 3\n[held_out]", "must hold tables"),
+        (
+            "[held_out]",
+            TUNING + "[decodings.b]\ncold.temperature = 0.0\n[held_out]",
+            r"\[decodings.b\]: decoding 'cold' sets temperature, which objective=flow",
+        ),
+        (
+            "[held_out]",
+            TUNING.replace("700_000", "800_005") + "[decodings.a]\none = {}\n[held_out]",
+            r"\[benchmark\] .* \[tuning\] from 800005",
         ),
         ("steps = 2", "steps = 0", r"\[training\] needs steps"),
         ("steps = 2", "steps = 2\nseeds = [1, 1]", r"\[training\] seeds must be .* got \[1, 1\]"),
