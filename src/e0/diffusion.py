@@ -23,7 +23,6 @@ from e0.tokens import ActionTokenizer
 
 SAMPLERS = ("ddim", "ancestral")
 READ_OUTS = ("argmax", "median", "mean", "window_mean")
-MIN_TIME, MAX_TIME = 0.001, 0.999
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -160,25 +159,6 @@ def corrupt(
     alpha = schedule.alpha(broadcast).to(clean.dtype)
     sigma = schedule.sigma(broadcast).to(clean.dtype)
     return Corrupted(alpha * clean + sigma * noise, noise, t, alpha, sigma)
-
-
-def sample_time(
-    batch: int,
-    kind: str = "beta",
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Training times (batch,) in [0.001, 0.999].
-
-    `beta` is Beta(1.5, 1), which favours noise (π0, arXiv:2410.24164), by its inverse
-    distribution function u^(1/1.5); `uniform` is uniform. Raises ValueError for another kind.
-    """
-    uniform = torch.rand(batch, generator=generator, device=device)
-    if kind == "beta":
-        uniform = uniform.pow(1 / 1.5)
-    elif kind != "uniform":
-        raise ValueError(f"unknown time distribution {kind!r}; known: beta, uniform")
-    return MIN_TIME + (MAX_TIME - MIN_TIME) * uniform
 
 
 def cross_entropy(logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ class PolicySettings:
     every `step`, or for every (step, `dimension`) as E0's authors have it.
     objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
     schedule, sampler, read_out, early_stop: of e0. start: of e0 and flow, sampling from random
-    `noise` or from `zero`. time_distribution: of e0, flow and hybrid.
+    `noise` or from `zero`. time_distribution: of e0, flow and hybrid,
+    see `e0.training_times`.
     temperature: of e0, masked and autoregressive. confidence_noise, remask: of masked.
     """
 

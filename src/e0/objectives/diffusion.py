@@ -27,9 +27,9 @@ from e0.objectives.interface import (
     starting_noise,
     training_time,
 )
+from e0.training_times import TIME_DISTRIBUTIONS
 
 EMBEDDINGS = ("ordinal", "one_hot")
-TIME_DISTRIBUTIONS = ("beta", "uniform")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,13 @@ from e0.diffusion import (
     corrupt,
     mean_over_valid,
     read_out,
+    require_known,
     sample,
-    sample_time,
 )
 from e0.heads import TokenHead
 from e0.objectives.flow import interpolate, standardize, to_actions
 from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise, starting_noise
+from e0.training_times import TIME_DISTRIBUTIONS, sample_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +30,17 @@ class HybridObjective:
 
     Unlike the release, which renews unit noise at every step whatever the time, sampling follows
     the path of training: Euler steps for the actions, DDIM steps for the tokens, in one loop.
+
+    Raises ValueError for an unknown time distribution.
     """
 
     head: TokenHead
     time_distribution: str = "beta"
 
     causal = False
+
+    def __post_init__(self) -> None:
+        require_known("time distribution", self.time_distribution, TIME_DISTRIBUTIONS)
 
     @property
     def input_width(self) -> int:
