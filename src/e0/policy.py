@@ -28,13 +28,14 @@ from e0.objectives import (
     FlowObjective,
     HybridObjective,
     MaskedObjective,
+    MIPObjective,
     Objective,
     RegressionObjective,
     Sampling,
 )
 from e0.tokens import ActionTokenizer
 
-ObjectiveName = Literal["e0", "flow", "hybrid", "masked", "autoregressive", "regression"]
+ObjectiveName = Literal["e0", "flow", "hybrid", "masked", "autoregressive", "regression", "mip"]
 SMALLEST_PICTURE = 16  # pixels
 OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 
@@ -113,6 +114,8 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
             return AutoregressiveObjective(head, settings.temperature)
         case "regression":
             return RegressionObjective(tokenizer)
+        case "mip":
+            return MIPObjective(tokenizer)
     raise ValueError(f"unknown objective {settings.objective!r}; known: {', '.join(OBJECTIVES)}")
 
 

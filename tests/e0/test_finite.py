@@ -30,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "masked": {"objective": "masked"},
     "autoregressive": {"objective": "autoregressive"},
     "regression": {"objective": "regression"},
+    "mip": {"objective": "mip"},
 }
 BAD = [torch.nan, torch.inf, -torch.inf]
 

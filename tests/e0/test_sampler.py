@@ -27,6 +27,7 @@ from small_policies import LAYOUTS, D, H, assert_same, make_policy, observe, see
         {"objective": "hybrid"},
         {"objective": "masked"},
         {"objective": "regression"},
+        {"objective": "mip"},
     ],
     ids=lambda own: "-".join(own.values()),
 )

@@ -6,6 +6,7 @@ hybrid          flow and one-hot E0 in one network
 masked          discrete diffusion by masking tokens
 autoregressive  one token after another
 regression      the actions at once
+mip             the actions at once, twice: from nothing and from noise of a tenth
 """
 
 from e0.objectives.autoregressive import AutoregressiveObjective
@@ -14,6 +15,7 @@ from e0.objectives.flow import FlowObjective
 from e0.objectives.hybrid import HybridObjective
 from e0.objectives.interface import ActionChunk, Denoise, Objective, Sampling
 from e0.objectives.masked import MaskedObjective
+from e0.objectives.mip import MIPObjective
 from e0.objectives.regression import RegressionObjective
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "E0Objective",
     "FlowObjective",
     "HybridObjective",
+    "MIPObjective",
     "MaskedObjective",
     "Objective",
     "RegressionObjective",

@@ -19,6 +19,7 @@ OF_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "masked": ("denoising_steps", "temperature", "confidence_noise", "remask"),
     "autoregressive": ("temperature",),
     "regression": (),
+    "mip": (),
 }
 """What each objective's sampling looks at."""
 SETTINGS = tuple(dict.fromkeys(name for names in OF_OBJECTIVE.values() for name in names))

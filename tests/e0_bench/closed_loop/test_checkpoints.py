@@ -77,6 +77,7 @@ def test_policies_keep_their_names_whatever_is_added_to_them(made: tuple[Path, P
         ("masked", "start"),
         ("autoregressive", "denoising_steps"),
         ("regression", "start"),
+        ("mip", "denoising_steps"),
     ],
 )
 def test_what_an_objective_does_not_look_at_is_no_decoding(
