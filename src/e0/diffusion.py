@@ -84,15 +84,16 @@ class OrdinalEmbedding:
         return 1
 
     def embed(self, tokens: Tensor) -> Tensor:
-        table = self._table()
+        table = self.table()
         dimension = torch.arange(len(table), device=tokens.device)
         return table[dimension, tokens][..., None]
 
     def mean(self, probabilities: Tensor) -> Tensor:
-        table = self._table().to(probabilities.dtype)
+        table = self.table().to(probabilities.dtype)
         return torch.einsum("...dv,dv->...d", probabilities, table)[..., None]
 
-    def _table(self) -> Tensor:
+    def table(self) -> Tensor:
+        """The embeddings of all codes: (D, V)."""
         tokenizer = self.tokenizer
         return tokenizer.standardize(tokenizer.codebook.T).T.clamp(-self.limit, self.limit)
 

@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "flow": {"objective": "flow"},
     "hybrid": {"objective": "hybrid"},
     "masked": {"objective": "masked"},
+    "dfm": {"objective": "dfm"},
     "autoregressive": {"objective": "autoregressive"},
     "regression": {"objective": "regression"},
     "mip": {"objective": "mip"},

@@ -34,6 +34,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "flow": {"objective": "flow"},
     "masked": {"objective": "masked"},
     "masked, remask": {"objective": "masked", "remask": True},
+    "dfm": {"objective": "dfm"},
     "autoregressive": {"objective": "autoregressive"},
     "regression": {"objective": "regression"},
     "mip": {"objective": "mip"},

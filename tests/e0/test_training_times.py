@@ -75,7 +75,7 @@ def test_an_unknown_distribution_is_named_by_whatever_draws_times() -> None:
     message = "unknown time distribution 'gamma'; known: beta, uniform, beta_ends"
     with pytest.raises(ValueError, match=message):
         sample_time(4, "gamma")
-    for objective in ("e0", "flow", "hybrid"):
+    for objective in ("e0", "flow", "hybrid", "dfm"):
         for kind in TIME_DISTRIBUTIONS:
             make(objective, kind)
         with pytest.raises(ValueError, match=message):

@@ -21,7 +21,7 @@ SECOND_WEIGHT = 2 - FIRST_WEIGHT
 @dataclass(frozen=True, eq=False)
 class MIPObjective:
     """Minimal Iterative Policy (Much Ado About Noising, arXiv 2512.01809): what is left of flow
-    matching without a distribution, "supervised iteration and noise in training".
+    matching without a distribution: iteration that is supervised, and noise in training.
 
     One network predicts the chunk a twice, from zeros at t = 1 and from (1 - t) a + t ε at t = .1,
     with squared errors in the ratio 1/.9² to 1/.1², as in the authors' code: the second one has
@@ -45,8 +45,8 @@ class MIPObjective:
         noise: Tensor | None = None,
     ) -> Tensor:
         """As of `Objective`. The first draw of each observation starts from zeros, which are always
-        the same, the others from noise; a single draw starts from either by chance. What
-        either counts does not depend on the number of draws."""
+        the same, the others from noise; a single draw starts from either by chance. What either
+        counts does not depend on the number of draws."""
         refuse_noise(noise, "mip")
         valid = valid.repeat_interleave(draws, dim=0)
         clean = standardize(self.tokenizer, actions).repeat_interleave(draws, dim=0)

@@ -17,6 +17,7 @@ OF_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "flow": ("start", "denoising_steps"),
     "hybrid": ("denoising_steps",),
     "masked": ("denoising_steps", "temperature", "confidence_noise", "remask"),
+    "dfm": ("denoising_steps", "temperature", "read_out"),
     "autoregressive": ("temperature",),
     "regression": (),
     "mip": (),

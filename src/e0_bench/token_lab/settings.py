@@ -20,6 +20,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "hybrid": {"objective": "hybrid"},
     "flow": {"objective": "flow"},
     "masked": {"objective": "masked"},
+    "dfm": {"objective": "dfm"},
     "autoregressive": {"objective": "autoregressive"},
     "regression": {"objective": "regression"},
     "mip": {"objective": "mip"},
