@@ -8,7 +8,7 @@ from torch import Tensor
 
 from e0.heads import TokenHead
 from e0.objectives import DFMObjective, Sampling
-from e0.objectives.dfm import MetricPath
+from e0.objectives.dfm import MetricPath, _draw_index
 from e0.tokens import ActionTokenizer
 
 V = 16
@@ -107,6 +107,15 @@ def test_small_jumps_have_the_rates_of_the_kinetic_optimal_velocity() -> None:
     torch.testing.assert_close(jump[moves], expected[moves], rtol=1e-3, atol=1e-10)
 
 
+def test_indices_are_drawn_in_proportion_to_their_weights() -> None:
+    weights = torch.tensor([[0.0, 3.0, 0.0, 1.0, 0.0], [2.0, 0.0, 2.0, 4.0, 0.0]])
+    drawn = _draw_index(weights.expand(20_000, 2, 5), seeded())
+    for row, own in zip(drawn.T, weights, strict=True):
+        found = row.bincount(minlength=5) / len(row)
+        torch.testing.assert_close(found, own / own.sum(), rtol=0, atol=0.015)
+        assert not found[own == 0].any()
+
+
 # Sampling from a known distribution
 
 
@@ -185,17 +194,21 @@ def test_read_outs_are_those_of_e0() -> None:
         assert chunk.trace is not None and len(chunk.trace) == chunk.steps_taken == 1
 
 
-def test_sampling_compiles_to_one_graph() -> None:
-    """So nothing in it depends on a number that would have to be waited for."""
+def test_sampling_asks_for_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it would have to wait for it."""
     objective = make_objective()
     objective.head.tokenizer.require_fitted()
-
-    def draw_chunk(logits: Tensor) -> Tensor:
-        return objective.sample(lambda noisy, time: logits + noisy, 2, 3, Sampling(3)).actions
-
     logits = torch.randn(2, 3, 2, V, generator=seeded())
-    compiled = torch.compile(draw_chunk, backend="eager", fullgraph=True)(logits)
-    assert compiled.shape == (2, 3, 2) and compiled.isfinite().all()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a number was asked for")
+
+    with monkeypatch.context() as patch:
+        for way in ("item", "tolist", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+            patch.setattr(Tensor, way, refuse)
+        objective.sample(
+            lambda noisy, time, cache=None: logits + noisy, 2, 3, Sampling(3, seeded())
+        )
 
 
 @pytest.mark.gpu
@@ -205,7 +218,7 @@ def test_sampling_never_waits_for_the_device() -> None:
     logits = torch.randn(2, 3, 2, V, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        chunk = objective.sample(lambda noisy, time: logits + noisy, 2, 3, Sampling(3))
+        chunk = objective.sample(lambda noisy, time, cache=None: logits + noisy, 2, 3, Sampling(3))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert chunk.actions.isfinite().all()

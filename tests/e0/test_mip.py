@@ -50,7 +50,7 @@ def test_inputs_are_zeros_at_one_and_nearly_clean_at_a_tenth(
     many = actions[:1].expand(rows, -1, -1), valid[1:].expand(rows, -1)
     assert objective.loss(network, *many, draws).shape == (rows,)
     first = network.time == 1
-    assert torch.equal(network.time[~first], torch.full(((~first).sum(),), 0.1))
+    assert torch.equal(network.time[~first], torch.full((int((~first).sum()),), 0.1))
     if draws == 1:
         assert 150 < first.sum() < 250  # of 400, by chance
     else:
