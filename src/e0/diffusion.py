@@ -26,7 +26,6 @@ from e0.tokens import ActionTokenizer
 SAMPLERS = ("ddim", "ancestral")
 GRIDS = ("even", "dense_jump")
 JUMP_FROM = 0.25
-MIN_TIME, MAX_TIME = 0.001, 0.999
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -91,7 +90,7 @@ class OrdinalEmbedding:
         return torch.einsum("...dv,dv->...d", probabilities, table)[..., None]
 
     def table(self) -> Tensor:
-        """The embedding of every code: (D, V)."""
+        """The embeddings of all codes: (D, V)."""
         tokenizer = self.tokenizer
         return tokenizer.standardize(tokenizer.codebook.T).T.clamp(-self.limit, self.limit)
 
@@ -158,25 +157,6 @@ def corrupt(
     alpha = schedule.alpha(broadcast).to(clean.dtype)
     sigma = schedule.sigma(broadcast).to(clean.dtype)
     return Corrupted(alpha * clean + sigma * noise, noise, t, alpha, sigma)
-
-
-def sample_time(
-    batch: int,
-    kind: str = "beta",
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Training times (batch,) in [0.001, 0.999].
-
-    `beta` is Beta(1.5, 1), which favours noise (π0, arXiv:2410.24164), by its inverse
-    distribution function u^(1/1.5); `uniform` is uniform. Raises ValueError for another kind.
-    """
-    uniform = torch.rand(batch, generator=generator, device=device)
-    if kind == "beta":
-        uniform = uniform.pow(1 / 1.5)
-    elif kind != "uniform":
-        raise ValueError(f"unknown time distribution {kind!r}; known: beta, uniform")
-    return MIN_TIME + (MAX_TIME - MIN_TIME) * uniform
 
 
 def cross_entropy(logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:

@@ -24,17 +24,21 @@ from e0.network.presets import Preset, find_preset
 from e0.objectives import (
     ActionChunk,
     AutoregressiveObjective,
+    DFMObjective,
     E0Objective,
     FlowObjective,
     HybridObjective,
     MaskedObjective,
+    MIPObjective,
     Objective,
     RegressionObjective,
     Sampling,
 )
 from e0.tokens import ActionTokenizer
 
-ObjectiveName = Literal["e0", "flow", "hybrid", "masked", "autoregressive", "regression"]
+ObjectiveName = Literal[
+    "e0", "flow", "hybrid", "masked", "dfm", "autoregressive", "regression", "mip"
+]
 SMALLEST_PICTURE = 16  # pixels
 OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 
@@ -48,10 +52,10 @@ class PolicySettings:
     pictures are brought to, the preset's if None. token_grain: one action token for
     every `step`, or for every (step, `dimension`) as E0's authors have it.
     objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
-    schedule, time_grid, sampler, cooling, read_out, early_stop, decoding, decoding_draws: of e0.
-    start: of e0 and flow, sampling from random `noise` or from `zero`. time_distribution: of e0,
-    flow and hybrid. temperature: of e0, masked and autoregressive. confidence_noise, remask: of
-    masked.
+    schedule, time_grid, sampler, cooling, early_stop, decoding, decoding_draws: of e0. read_out: of
+    e0 and dfm. start: of e0 and flow, sampling from random `noise` or from `zero`.
+    time_distribution: of e0, flow, hybrid and dfm, see `e0.training_times`. temperature: of e0,
+    masked, dfm and autoregressive. confidence_noise, remask: of masked.
     """
 
     cameras: tuple[str, ...]
@@ -117,10 +121,16 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
             return MaskedObjective(
                 head, settings.temperature, settings.confidence_noise, settings.remask
             )
+        case "dfm":
+            return DFMObjective(
+                head, settings.time_distribution, settings.temperature, settings.read_out
+            )
         case "autoregressive":
             return AutoregressiveObjective(head, settings.temperature)
         case "regression":
             return RegressionObjective(tokenizer)
+        case "mip":
+            return MIPObjective(tokenizer)
     raise ValueError(f"unknown objective {settings.objective!r}; known: {', '.join(OBJECTIVES)}")
 
 

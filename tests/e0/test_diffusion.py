@@ -17,7 +17,6 @@ from e0.diffusion import (
     corrupt,
     cross_entropy,
     sample,
-    sample_time,
     step_times,
 )
 from e0.posterior import posterior_entropy, read_out
@@ -152,21 +151,6 @@ def test_corruption_refuses_bad_arguments() -> None:
         corrupt(clean, torch.zeros(3), schedule)
     with pytest.raises(ValueError, match="noise must have the shape"):
         corrupt(clean, torch.zeros(2), schedule, noise=normal(2, H, D, 2))
-
-
-def test_training_times_follow_their_distribution() -> None:
-    """Beta(1.5, 1) has the mean 0.6 and the distribution function t^1.5."""
-    beta = sample_time(100_000, "beta", seeded())
-    uniform = sample_time(100_000, "uniform", seeded())
-    for t in (beta, uniform):
-        assert t.shape == (100_000,)
-        assert t.min() >= 0.001
-        assert t.max() <= 0.999
-    assert abs(beta.mean() - (0.001 + 0.998 * 0.6)) < 0.004
-    assert abs((beta < 0.5).float().mean() - 0.5**1.5) < 0.006
-    assert abs((uniform < 0.25).float().mean() - 0.25) < 0.006
-    with pytest.raises(ValueError, match="unknown time distribution 'gamma'"):
-        sample_time(4, "gamma")
 
 
 def test_cross_entropy_is_the_mean_over_valid_steps() -> None:

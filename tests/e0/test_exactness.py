@@ -21,9 +21,9 @@ from e0.diffusion import (
     corrupt,
     cross_entropy,
     sample,
-    sample_time,
 )
 from e0.tokens import ActionTokenizer
+from e0.training_times import sample_time
 
 # Six chunks of two steps and two dimensions in sevenths of the range. They share values at single
 # places, so a sampler that ignores how tokens belong together makes chunks outside the list.

@@ -28,8 +28,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "flow": {"objective": "flow"},
     "hybrid": {"objective": "hybrid"},
     "masked": {"objective": "masked"},
+    "dfm": {"objective": "dfm"},
     "autoregressive": {"objective": "autoregressive"},
     "regression": {"objective": "regression"},
+    "mip": {"objective": "mip"},
 }
 BAD = [torch.nan, torch.inf, -torch.inf]
 

@@ -34,10 +34,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "flow": {"objective": "flow"},
     "masked": {"objective": "masked"},
     "masked, remask": {"objective": "masked", "remask": True},
+    "dfm": {"objective": "dfm"},
     "autoregressive": {"objective": "autoregressive"},
     "regression": {"objective": "regression"},
+    "mip": {"objective": "mip"},
 }
-EVALUATIONS = {"autoregressive": H * D, "regression": 1}
+EVALUATIONS = {"autoregressive": H * D, "regression": 1, "mip": 2}
 FROM_NOISE = {"e0 ordinal": 1, "e0 one_hot": 32, "hybrid": 33, "flow": 1}
 every = pytest.mark.parametrize("name", OBJECTIVES)
 
@@ -83,7 +85,7 @@ def test_chunk_has_the_shape_and_the_range_of_the_data(name: str) -> None:
     low, high = actions.flatten(0, 1).amin(0), actions.flatten(0, 1).amax(0)
     assert (chunk.actions >= low - 1e-6).all() and (chunk.actions <= high + 1e-6).all()
     assert chunk.steps_taken == EVALUATIONS.get(name, 3)
-    if name in ("flow", "regression"):
+    if name in ("flow", "regression", "mip"):
         assert chunk.entropy is None
     else:
         assert chunk.entropy is not None and chunk.entropy.shape == (B, H, D)
@@ -119,7 +121,7 @@ def test_sampling_follows_the_generator(name: str) -> None:
         policy.sample(observation, steps=3, generator=seeded(s)).actions for s in (0, 0, 1)
     )
     torch.testing.assert_close(first, again, rtol=0, atol=0)
-    assert torch.equal(first, other) == (name == "regression")
+    assert torch.equal(first, other) == (name in ("regression", "mip"))
 
 
 @every

@@ -114,7 +114,9 @@ def test_a_state_in_the_prompt_is_no_vector() -> None:
 
 
 @pytest.mark.parametrize("preset", ["tiny", "paligemma_debug"])
-@pytest.mark.parametrize("objective", ["e0", "flow", "masked", "regression", "hybrid"])
+@pytest.mark.parametrize(
+    "objective", ["e0", "flow", "masked", "regression", "hybrid", "mip", "dfm"]
+)
 def test_one_token_for_every_dimension(preset: str, objective: str) -> None:
     own = {"use_instruction": preset != "tiny", "token_grain": "dimension"}
     policy = make_policy(preset, objective=objective, vocabulary_size=8, **own)

@@ -107,6 +107,8 @@ def test_the_noise_is_that_of_the_chunk() -> None:
     [
         ({"objective": "masked"}, "reflow needs the objective e0 or flow.* has 'masked'"),
         ({"objective": "regression"}, "this policy has 'regression'"),
+        ({"objective": "mip"}, "this policy has 'mip'"),
+        ({"objective": "dfm"}, "this policy has 'dfm'"),
         ({"sampler": "ancestral"}, "needs the deterministic sampler 'ddim'.* 'ancestral'"),
     ],
 )
@@ -115,7 +117,9 @@ def test_policies_without_pairs_are_refused(changes: dict[str, str], message: st
         make_teacher(make_policy(**changes))
 
 
-@pytest.mark.parametrize("objective", ["hybrid", "masked", "autoregressive", "regression"])
+@pytest.mark.parametrize(
+    "objective", ["hybrid", "masked", "dfm", "autoregressive", "regression", "mip"]
+)
 def test_noise_is_refused_where_it_means_nothing(objective: str) -> None:
     policy, valid = make_policy(objective=objective), torch.ones(B, H, dtype=torch.bool)
     with pytest.raises(ValueError, match=f"{objective} objective takes no noise"):

@@ -26,7 +26,9 @@ from small_policies import LAYOUTS, D, H, assert_same, make_policy, observe, see
         {"objective": "flow"},
         {"objective": "hybrid"},
         {"objective": "masked"},
+        {"objective": "dfm"},
         {"objective": "regression"},
+        {"objective": "mip"},
     ],
     ids=lambda own: "-".join(own.values()),
 )
@@ -113,7 +115,7 @@ def test_a_device_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     require_dtype(torch.bfloat16, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("objective", ["e0", "flow", "masked", "hybrid"])
+@pytest.mark.parametrize("objective", ["e0", "flow", "masked", "dfm", "hybrid"])
 def test_making_a_sampler_draws_no_random_numbers(objective: str) -> None:
     policy = make_policy("tiny", objective=objective)
     torch.manual_seed(5)

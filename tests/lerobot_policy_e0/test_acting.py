@@ -191,7 +191,9 @@ def test_a_compiled_policy_acts_by_its_average(monkeypatch: pytest.MonkeyPatch) 
 # Before time counts
 
 
-@pytest.mark.parametrize("objective", ["e0", "masked", "autoregressive", "regression"])
+@pytest.mark.parametrize(
+    "objective", ["e0", "masked", "dfm", "autoregressive", "regression", "mip"]
+)
 def test_warming_up_makes_all_ahead_and_changes_nothing(
     objective: str,
 ) -> None:

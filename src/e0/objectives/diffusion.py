@@ -31,9 +31,9 @@ from e0.objectives.interface import (
     training_time,
 )
 from e0.posterior import READ_OUTS, read_out
+from e0.training_times import TIME_DISTRIBUTIONS
 
 EMBEDDINGS = ("ordinal", "one_hot")
-TIME_DISTRIBUTIONS = ("beta", "uniform")
 
 
 @dataclass(frozen=True, eq=False)

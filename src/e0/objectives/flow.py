@@ -18,6 +18,7 @@ from e0.objectives.interface import (
     training_time,
 )
 from e0.tokens import ActionTokenizer
+from e0.training_times import TIME_DISTRIBUTIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class FlowObjective:
 
     The tokenizer only standardizes the actions and tells their range: what comes out beyond the
     range of the demonstrations is set to its end, as codes cannot leave it either.
+
+    Raises ValueError for an unknown time distribution or start.
     """
 
     tokenizer: ActionTokenizer
@@ -39,6 +42,7 @@ class FlowObjective:
     output_width = 1
 
     def __post_init__(self) -> None:
+        require_known("time distribution", self.time_distribution, TIME_DISTRIBUTIONS)
         require_known("start", self.start, STARTS)
 
     def loss(

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from e0.diffusion import SCHEDULES, OneHotEmbedding, corrupt, mean_over_valid, sample, sample_time
+from e0.diffusion import SCHEDULES, OneHotEmbedding, corrupt, mean_over_valid, sample
 from e0.heads import TokenHead
+from e0.known import require_known
 from e0.objectives.flow import interpolate, standardize, to_actions
 from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise, starting_noise
 from e0.posterior import read_out
+from e0.training_times import TIME_DISTRIBUTIONS, sample_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +24,17 @@ class HybridObjective:
 
     Unlike the release, which renews unit noise at every step whatever the time, sampling follows
     the path of training: Euler steps for the actions, DDIM steps for the tokens, in one loop.
+
+    Raises ValueError for an unknown time distribution.
     """
 
     head: TokenHead
     time_distribution: str = "beta"
 
     causal = False
+
+    def __post_init__(self) -> None:
+        require_known("time distribution", self.time_distribution, TIME_DISTRIBUTIONS)
 
     @property
     def input_width(self) -> int:

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from e0.diffusion import sample_time
 from e0.network.transformer import DecodingCache
+from e0.training_times import sample_time
 
 SHARE_AT_PURE_NOISE = 0.5
 STARTS = ("noise", "zero")

@@ -64,7 +64,7 @@ def unused_reason(name: str, policy: Policy, kind: str) -> str | None:
     if name.startswith((VISION, PALIGEMMA + "multi_modal_projector.")) and network.tower is None:
         return "this policy has no cameras"
     if re.fullmatch(r"(action_in_proj|action_out_proj)\.(weight|bias)", name):
-        return "reads or writes continuous actions; this objective has tokens"
+        return "reads noisy actions or writes velocities; this objective does not"
     if name.startswith("state_proj."):
         if network.preset.state == "prompt":
             return "the state is in the prompt"

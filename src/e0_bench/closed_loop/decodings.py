@@ -20,8 +20,10 @@ OF_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "flow": ("start", "denoising_steps"),
     "hybrid": ("denoising_steps",),
     "masked": ("denoising_steps", "temperature", "confidence_noise", "remask"),
+    "dfm": ("denoising_steps", "temperature", "read_out"),
     "autoregressive": ("temperature",),
     "regression": (),
+    "mip": (),
 }
 """What each objective's sampling looks at."""
 SETTINGS = tuple(dict.fromkeys(name for names in OF_OBJECTIVE.values() for name in names))

@@ -20,8 +20,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "hybrid": {"objective": "hybrid"},
     "flow": {"objective": "flow"},
     "masked": {"objective": "masked"},
+    "dfm": {"objective": "dfm"},
     "autoregressive": {"objective": "autoregressive"},
     "regression": {"objective": "regression"},
+    "mip": {"objective": "mip"},
 }
 REFERENCES: dict[str, dict[str, Any]] = {
     "bayes ordinal": {"objective": "bayes", "embedding": "ordinal"},
@@ -29,8 +31,9 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "exact": {"objective": "exact"},
 }
 UNTRAINED_OBJECTIVES = tuple({r["objective"] for r in REFERENCES.values()})
-WITHOUT_VOCABULARY = ("flow", "regression")
-WITHOUT_STEPS = ("autoregressive", "regression")  # they fix the number of evaluations themselves
+WITHOUT_VOCABULARY = ("flow", "regression", "mip")
+WITHOUT_STEPS = ("autoregressive", "regression", "mip")
+"""They fix the number of evaluations themselves."""
 FIXED_BY_PROBLEM = ("cameras", "vectors", "action_dim", "horizon", "use_instruction")
 
 

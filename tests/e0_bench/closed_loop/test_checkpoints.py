@@ -9,6 +9,7 @@ import pytest
 import torch
 from made_checkpoints import save_act, save_policy
 
+from e0.policy import OBJECTIVES
 from e0_bench.closed_loop.checkpoints import (
     BenchmarkCheckpointError,
     check_fit,
@@ -17,7 +18,7 @@ from e0_bench.closed_loop.checkpoints import (
     read_config,
     short_labels,
 )
-from e0_bench.closed_loop.decodings import DecodingError, make_decoding
+from e0_bench.closed_loop.decodings import OF_OBJECTIVE, DecodingError, make_decoding
 
 STATE = {"observation.state": (4,), "observation.environment_state": (17,)}
 
@@ -75,8 +76,10 @@ def test_policies_keep_their_names_whatever_is_added_to_them(made: tuple[Path, P
         ("hybrid", "start"),
         ("flow", "read_out"),
         ("masked", "start"),
+        ("dfm", "start"),
         ("autoregressive", "denoising_steps"),
         ("regression", "start"),
+        ("mip", "denoising_steps"),
     ],
 )
 def test_what_an_objective_does_not_look_at_is_no_decoding(
@@ -86,6 +89,10 @@ def test_what_an_objective_does_not_look_at_is_no_decoding(
     value = {"start": "zero", "read_out": "median", "denoising_steps": 2}[idle]
     with pytest.raises(DecodingError, match=f"sets {idle}, which objective={objective} does not"):
         make_decoding("one", {idle: value}).of(config)
+
+
+def test_every_objective_says_what_its_sampling_looks_at() -> None:
+    assert set(OF_OBJECTIVE) == set(OBJECTIVES)
 
 
 def test_a_device_without_bfloat16_is_refused_before_loading(

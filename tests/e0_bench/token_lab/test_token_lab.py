@@ -48,11 +48,15 @@ def nothing(steps: int) -> None:
 def test_every_objective_and_reference_gives_complete_rows(name: str) -> None:
     ticks = []
     rows = execute(plan_runs(some(name), [16], [0])[0], SMALL, ticks.append)
-    steps = {"autoregressive": [9], "regression": [1], "exact": [None]}.get(name, [1, 3])
+    steps = {"autoregressive": [9], "regression": [1], "mip": [2], "exact": [None]}.get(
+        name, [1, 3]
+    )
     assert [row["denoising_steps"] for row in rows] == steps
     assert [row["steps_taken"] for row in rows] == steps
     assert sum(ticks) == (0 if name in REFERENCES else 3)
-    assert rows[0]["bins"] == (None if name in ("flow", "flow, reflow", "regression") else 16)
+    assert rows[0]["bins"] == (
+        None if name in ("flow", "flow, reflow", "regression", "mip") else 16
+    )
     for row in rows:
         assert 0 <= row["coherence"] <= 1 and 0 <= row["tv"] <= 1 and 0 < row["tv_floor"] < 0.5
         assert (row["steps_per_second"] is None) == (name in REFERENCES)
