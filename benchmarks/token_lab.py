@@ -2,7 +2,11 @@
 
     python benchmarks/token_lab.py --out results.json --table table.md --figure figure.png
 
-Stopped, it goes on where it was when the same command is given again.
+Stopped, it goes on where it was when the same command is given again. How each objective is decoded
+best is found on trainings of their own, and measured on others:
+
+    python benchmarks/token_lab.py --sweep --out sweep.json
+    python benchmarks/token_lab.py --decodings sweep.json --bins 256 --out results.json
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from e0_bench.files import write_text
+from e0_bench.token_lab.picks import best_runs, sweep_runs
 from e0_bench.token_lab.report import draw_figure, markdown_tables
 from e0_bench.token_lab.results import ResultsFile
 from e0_bench.token_lab.runner import run_lab
@@ -34,12 +39,13 @@ QUICK = {
     "evaluation_contexts": 16,
     "chunks": 24,
 }
+SWEEP = {"seeds": [100], "bins": [256]}  # no seed that results are reported of
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = _parser()
-    quick = parser.parse_args(arguments).quick
-    parser.set_defaults(**(QUICK if quick else {}))
+    given = parser.parse_args(arguments)
+    parser.set_defaults(**(QUICK if given.quick else {}) | (SWEEP if given.sweep else {}))
     options = parser.parse_args(arguments)
     try:
         settings = LabSettings(
@@ -54,6 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
             chunks=options.chunks,
         )
         runs = plan_runs(_variants(options), options.bins, options.seeds)
+        if options.sweep:
+            runs = sweep_runs(runs)
+        elif options.decodings is not None:
+            runs = best_runs(runs, ResultsFile(options.decodings, settings))
         results = ResultsFile(options.out, settings)
         results.missing(runs)
     except ValueError as error:
@@ -77,6 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--table", type=Path, help="write the tables here, too (Markdown)")
     add("--figure", type=Path, help="write the figure here (PNG, SVG or PDF)")
     add("--quick", action="store_true", help="a few minutes on 2 cores: fewer steps, one seed")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--sweep", action="store_true",
+        help="measure every decoding of each objective, on a seed for tuning, and tell the best",
+    )  # fmt: skip
+    ways.add_argument(
+        "--decodings", type=Path, metavar="FILE",
+        help="results of a sweep: measure the decodings that were best there, too",
+    )  # fmt: skip
     add(
         "--objectives", nargs="+", choices=KNOWN, default=list(KNOWN), metavar="NAME",
         help=f"of: {', '.join(KNOWN)} (default: all)",

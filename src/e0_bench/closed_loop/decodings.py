@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from e0_maniskill.files import FileNameError, file_name
 
 if TYPE_CHECKING:
+    from e0.policy import PolicySettings
     from lerobot_policy_e0 import E0Config
 
 DIFFUSION = (
@@ -44,7 +45,7 @@ class Decoding:
         """What the policy is called when it is decoded so."""
         return f"{policy}-{self.name}"
 
-    def of(self, config: E0Config) -> E0Config:
+    def of[C: (E0Config, PolicySettings)](self, config: C) -> C:
         """A policy's configuration with these settings.
 
         Raises DecodingError for values that the method refuses, and for settings that the policy's

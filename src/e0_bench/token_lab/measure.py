@@ -20,6 +20,7 @@ from e0.policy import Policy, PolicySettings
 from e0.posterior import read_out
 from e0.tokens import ActionTokenizer
 from e0_bench.token_lab.bayes_denoiser import BayesDenoiser
+from e0_bench.token_lab.decodings import OWN, Way, decoded
 from e0_bench.token_lab.results import Row
 from e0_bench.token_lab.settings import WITHOUT_STEPS, LabSettings, Run, policy_settings
 from e0_bench.token_lab.synthetic_chunks import ChunkProblem, measure, tv_floor
@@ -43,6 +44,8 @@ def execute(run: Run, settings: LabSettings, progress: Progress) -> list[Row]:
         "bins": run.bins,
         "seed": run.seed,
         "overrides": dict(run.overrides),
+        "decoding": OWN,
+        "best_by": None,
     }
     if not run.trains:
         return [about | row for row in MEASURES[run.objective](run, settings)]
@@ -68,24 +71,35 @@ def _fit_tokenizer(tokenizer: ActionTokenizer, problem: ChunkProblem) -> ActionT
 
 
 def _measure_policy(policy: Policy, run: Run, settings: LabSettings) -> Iterator[Row]:
-    problem = settings.problem
-    contexts = problem.evaluation_contexts(settings.evaluation_contexts)
-    repeated = contexts.repeat_interleave(settings.chunks, 0)
     for steps in (None,) if run.objective in WITHOUT_STEPS else settings.denoising_steps:
-        generator = seeded(run.seed, "sampling")
-        start = time.perf_counter()
-        drawn = [
-            policy.sample(observe(batch), steps=steps, generator=generator)
-            for batch in repeated.split(SAMPLING_BATCH)
-        ]
-        seconds = time.perf_counter() - start
-        chunks = torch.cat([chunk.actions for chunk in drawn])
-        taken = max(chunk.steps_taken for chunk in drawn)
-        yield _quality(settings, contexts, chunks) | {
-            "denoising_steps": taken if steps is None else steps,
-            "steps_taken": taken,
-            "chunks_per_second": len(chunks) / seconds,
-        }
+        for way in run.ways:
+            if way.at(steps):
+                yield _measure_way(policy, way, steps, run.seed, settings)
+
+
+def _measure_way(
+    policy: Policy, way: Way, steps: int | None, seed: int, settings: LabSettings
+) -> Row:
+    """Every way starts from the same random numbers."""
+    policy = decoded(policy, way.decoding)
+    contexts = settings.problem.evaluation_contexts(settings.evaluation_contexts)
+    repeated = contexts.repeat_interleave(settings.chunks, 0)
+    generator = seeded(seed, "sampling")
+    start = time.perf_counter()
+    drawn = [
+        policy.sample(observe(batch), steps=steps, generator=generator)
+        for batch in repeated.split(SAMPLING_BATCH)
+    ]
+    seconds = time.perf_counter() - start
+    chunks = torch.cat([chunk.actions for chunk in drawn])
+    taken = max(chunk.steps_taken for chunk in drawn)
+    return _quality(settings, contexts, chunks) | {
+        "decoding": way.decoding,
+        "best_by": None if way.best_by is None else list(way.best_by),
+        "denoising_steps": taken if steps is None else steps,
+        "steps_taken": taken,
+        "chunks_per_second": len(chunks) / seconds,
+    }
 
 
 def _measure_bayes(run: Run, settings: LabSettings) -> Iterator[Row]:

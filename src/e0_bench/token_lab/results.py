@@ -19,8 +19,8 @@ class OtherSettingsError(ValueError):
 class ResultsFile:
     """The rows measured so far; `add` writes the file anew, whole or not at all.
 
-    Raises OtherSettingsError if the file holds rows of other settings or of a variant that has the
-    same name but other values."""
+    Raises OtherSettingsError if the file holds rows of other settings, of a variant that has the
+    same name but other values, or of other decodings than a run's."""
 
     def __init__(self, path: Path, settings: LabSettings) -> None:
         self.path = path
@@ -44,7 +44,19 @@ class ResultsFile:
                         f"{self.path} holds {run} with {row['overrides']}, not "
                         f"{dict(run.overrides)}: give the variant another name, or another file"
                     )
+            self._require_ways(run)
         return [run for run in runs if not self.of(run)]
+
+    def _require_ways(self, run: Run) -> None:
+        """A finished run cannot be decoded once more: its weights are not kept."""
+        rows = self.of(run)
+        if rows and not (
+            all(any(way.made(row) for way in run.ways) for row in rows)
+            and all(any(way.made(row) for row in rows) for way in run.ways)
+        ):
+            raise OtherSettingsError(
+                f"{self.path} holds {run}, measured under other decodings: give another file"
+            )
 
     def of(self, run: Run) -> list[Row]:
         """The rows of a run, empty if it is not finished."""

@@ -10,6 +10,7 @@ from multiprocessing.sharedctypes import Synchronized
 import torch
 from tqdm import tqdm
 
+from e0_bench.token_lab.decodings import OWN
 from e0_bench.token_lab.measure import execute
 from e0_bench.token_lab.results import ResultsFile, Row
 from e0_bench.token_lab.settings import LabSettings, Run
@@ -79,8 +80,9 @@ def _execute_in_worker(run: Run, settings: LabSettings) -> list[Row]:
 
 
 def _brief(rows: Sequence[Row]) -> str:
-    steps = "/".join(str(row["denoising_steps"] or "-") for row in rows)
-    coherence = "/".join(f"{row['coherence']:.2f}" for row in rows)
+    own = [row for row in rows if row["decoding"] == OWN]
+    steps = "/".join(str(row["denoising_steps"] or "-") for row in own)
+    coherence = "/".join(f"{row['coherence']:.2f}" for row in own)
     speed = rows[0]["steps_per_second"]
     training = "" if speed is None else f", {speed:.1f} steps/s"
     return f"coherence {coherence} at K={steps}{training}"

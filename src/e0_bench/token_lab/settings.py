@@ -9,6 +9,7 @@ from typing import Any
 
 from e0.policy import PolicySettings, make_objective
 from e0.tokens import ActionTokenizer
+from e0_bench.token_lab.decodings import Way
 from e0_bench.token_lab.synthetic_chunks import ChunkProblem
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -65,12 +66,14 @@ class Run:
     """One variant (settings of the policy by name) with one vocabulary size and one seed.
 
     overrides: also `reflow`, the share of the training steps that come last and learn from the
-    policy's own pairs (`e0.reflow`). bins: None where the objective has no vocabulary."""
+    policy's own pairs (`e0.reflow`). bins: None where the objective has no vocabulary. ways: how
+    chunks are sampled, all from the same trained weights."""
 
     variant: str
     overrides: Mapping[str, Any]
     bins: int | None
     seed: int
+    ways: tuple[Way, ...] = (Way(),)
 
     @property
     def objective(self) -> str:

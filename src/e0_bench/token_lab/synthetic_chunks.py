@@ -27,6 +27,9 @@ GRIPPER = 0.9
 MAX_SHIFT = 3.0  # |u| that still counts as a valid chunk
 TOLERANCE = 0.1  # of a coherent chunk, in action units: modes lie several times further apart
 HELD_OUT = 7_777_777  # seed offset of contexts that no training run draws
+EXACT = 8_888_888  # seed offset of the exact chunks that samples are compared with
+EXACT_CHUNKS = 512  # of them in each context: enough that theirs is the smaller noise
+EXPONENT = 0.5  # of distances; with 1, the usual, the spread within a way drowns in the noise
 
 
 @dataclass(frozen=True)
@@ -157,14 +160,17 @@ class ChunkQuality(NamedTuple):
     [-3, 3]. mae: median absolute distance from there, ×10⁻³ action units, over all dimensions but
     the gripper, of coherent chunks only; None without any. tv: total variation between the modes'
     frequencies and their true weights, mean over contexts; each chunk counts for its nearest mode.
-    shift_std: deviation of u over the coherent chunks, 1 if their variety is that of the data; None
-    with fewer than two.
+    spread: deviation of u among the coherent chunks of one context and one mode, pooled over these;
+    1 if their variety is that of the data, 0 for a policy without chance; None where no two chunks
+    share a mode. energy_distance: to exact chunks of the same context, see `energy_distance`, mean
+    over contexts, ×10⁻³; None with a single chunk in each.
     """
 
     coherence: float
     mae: float | None
     tv: float
-    shift_std: float | None
+    spread: float | None
+    energy_distance: float | None
 
 
 def measure(problem: ChunkProblem, contexts: Tensor, chunks: Tensor) -> ChunkQuality:
@@ -184,14 +190,66 @@ def measure(problem: ChunkProblem, contexts: Tensor, chunks: Tensor) -> ChunkQua
     own = residual.take_along_dim(nearest[:, :, None, None, None], dim=2).squeeze(2)
     coherent = own.abs().amax((-1, -2)) < TOLERANCE
     distance = own[coherent][..., :-1].abs()
-    own_shift = shift.take_along_dim(nearest[:, :, None], dim=2)[coherent]
+    own_shift = shift.take_along_dim(nearest[:, :, None], dim=2).squeeze(2)
+    way = torch.arange(len(contexts))[:, None] * problem.modes + nearest
     frequency = F.one_hot(nearest, problem.modes).float().mean(1)
     return ChunkQuality(
         coherence=coherent.float().mean().item(),
         mae=1000 * distance.median().item() if len(distance) else None,
         tv=_total_variation(frequency, problem.mode_weights(contexts)).mean().item(),
-        shift_std=own_shift.std().item() if len(own_shift) > 1 else None,
+        spread=_pooled_deviation(own_shift[coherent], way[coherent]),
+        energy_distance=_distance_to_exact(problem, contexts, chunks),
     )
+
+
+def _pooled_deviation(values: Tensor, group: Tensor) -> float | None:
+    """Deviation of values (N,) from the means of their groups (N,), None without two in one."""
+    _, group, count = group.unique(return_inverse=True, return_counts=True)
+    freedom = len(values) - len(count)
+    if freedom == 0:
+        return None
+    values = values.double()  # so that equal ones deviate by nothing
+    mean = torch.zeros(len(count), dtype=values.dtype).index_add(0, group, values) / count
+    return ((values - mean[group]).square().sum() / freedom).sqrt().item()
+
+
+def _distance_to_exact(problem: ChunkProblem, contexts: Tensor, chunks: Tensor) -> float | None:
+    if chunks.shape[1] < 2:
+        return None
+    generator = torch.Generator().manual_seed(problem.seed + EXACT)
+    exact = problem.sample(contexts.repeat_interleave(EXACT_CHUNKS, 0), generator)
+    exact = exact.unflatten(0, (len(contexts), EXACT_CHUNKS))
+    return 1000 * energy_distance(chunks.flatten(2), exact.flatten(2)).mean().item()
+
+
+def energy_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Energy distance (B,) between the distributions of samples (B, S, n) and (B, T, n):
+
+        2 E|X - Y|^β - E|X - X'|^β - E|Y - Y'|^β,  β = 0.5
+
+    with Euclidean norms and means over all pairs of different samples, so that it is unbiased (a
+    U-statistic): 0 on average, at times negative, if the distributions are the same, and larger
+    for any other (Székely & Rizzo, Energy statistics, J. Stat. Plan. Inference 143, 2013, for
+    0 < β < 2). Raises ValueError for fewer than two samples on either side."""
+    if min(first.shape[1], second.shape[1]) < 2:
+        raise ValueError(
+            f"the energy distance needs two samples on either side, got {first.shape[1]} and "
+            f"{second.shape[1]}"
+        )
+    across = _distances(first, second).mean((1, 2))
+    return 2 * across - _mean_of_pairs(first) - _mean_of_pairs(second)
+
+
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    # Not by products of matrices, which round small distances away.
+    exactly = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(first, second, compute_mode=exactly).pow(EXPONENT)
+
+
+def _mean_of_pairs(samples: Tensor) -> Tensor:
+    """Over pairs of different samples (B, S, n): a sample's distance to itself is 0."""
+    count = samples.shape[1]
+    return _distances(samples, samples).sum((1, 2)) / (count * (count - 1))
 
 
 def tv_floor(problem: ChunkProblem, contexts: Tensor, chunks: int, repeats: int = 200) -> float:

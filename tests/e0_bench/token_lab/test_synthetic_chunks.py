@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from e0_bench.token_lab.synthetic_chunks import ChunkProblem, measure, tv_floor
+from e0_bench.token_lab.synthetic_chunks import (
+    ChunkProblem,
+    energy_distance,
+    measure,
+    tv_floor,
+)
 
 CHUNKS = 48
 
@@ -59,7 +64,7 @@ def test_exact_samples_are_coherent_and_swapped_steps_are_not(problem: ChunkProb
     floor = tv_floor(problem, contexts, CHUNKS)
     assert good.coherence == 1
     assert good.mae == pytest.approx(1.349, rel=0.15)  # median |N(0, 2)|, a little less for u
-    assert good.shift_std == pytest.approx(1, abs=0.08)
+    assert good.spread == pytest.approx(1, abs=0.08)
     assert good.tv == pytest.approx(floor, rel=0.3) and 0.01 < floor < 0.2
 
     patchwork = chunks.clone()  # each half is valid, but they belong to different samples
@@ -69,8 +74,54 @@ def test_exact_samples_are_coherent_and_swapped_steps_are_not(problem: ChunkProb
     assert measure(problem, contexts, average).coherence < 0.3
     one_mode = problem.mode_chunks(contexts)[:, :1].expand(-1, CHUNKS, -1, -1)
     collapsed = measure(problem, contexts, one_mode)
-    assert collapsed.coherence == 1 and collapsed.tv > 0.4 and collapsed.shift_std == 0
+    assert collapsed.coherence == 1 and collapsed.tv > 0.4 and collapsed.spread == 0
     assert measure(problem, contexts, torch.zeros_like(chunks)).mae is None
+
+
+def test_spread_is_that_within_a_context_and_a_mode() -> None:
+    problem = ChunkProblem()
+    contexts = problem.evaluation_contexts(16)
+    shift = torch.randn(16, 4, 1, 1, generator=seeded(1))  # another in each, without chance
+    fixed = (problem.mode_chunks(contexts) + shift * problem.direction).repeat(1, 5, 1, 1)
+    assert measure(problem, contexts, fixed).spread == pytest.approx(0, abs=1e-5)
+    moved = fixed + 0.5 * torch.randn(16, 20, 1, 1, generator=seeded(2)) * problem.direction
+    assert measure(problem, contexts, moved).spread == pytest.approx(0.5, abs=0.06)
+    assert measure(problem, contexts, fixed[:, :4]).spread is None  # no two of one mode
+
+
+def test_energy_distance_rewards_right_modes_frequencies_and_spread_together() -> None:
+    problem = ChunkProblem()
+    contexts = problem.evaluation_contexts(32)
+
+    def distance(chunks: torch.Tensor) -> float:
+        found = measure(problem, contexts, chunks).energy_distance
+        assert found is not None
+        return found
+
+    exact = exact_chunks(problem, contexts, CHUNKS)
+    middle = problem.mode_chunks(contexts)[:, None]
+    mode = (exact[:, :, None] - middle).square().mean((-1, -2)).argmin(-1)[..., None, None, None]
+    collapsed = middle.expand(-1, CHUNKS, -1, -1, -1).take_along_dim(mode, dim=2).squeeze(2)
+    missing = torch.where(mode.squeeze(2) == 0, collapsed.roll(1, 1), exact)  # mode 0 but rarely
+    likeliest = problem.mode_weights(contexts).argmax(-1)[:, None, None, None, None]
+    one_mode = middle.take_along_dim(likeliest, dim=2).squeeze(2).expand_as(exact)
+    assert abs(distance(exact)) < 8
+    assert distance(exact) + 15 < distance(collapsed) < distance(missing)
+    assert distance(exact.mean(1, keepdim=True).expand_as(exact)) > distance(one_mode) > 400
+    assert measure(problem, contexts, exact[:, :1]).energy_distance is None
+
+
+def test_energy_distance_is_unbiased_and_that_of_its_formula() -> None:
+    first = torch.tensor([[[0.0], [1.0]]])
+    second = torch.tensor([[[0.0], [4.0], [9.0]]])
+    across = (0 + 2 + 3 + 1 + 3**0.5 + 8**0.5) / 6
+    expected = 2 * across - 1 - (2 + 3 + 5**0.5) / 3
+    assert energy_distance(first, second).item() == pytest.approx(expected, abs=1e-5)
+    same = torch.randn(2, 4000, 5, 3, generator=seeded())
+    distances = energy_distance(same[0], same[1])
+    assert distances.mean().abs() < 3 * distances.std() / 4000**0.5 and (distances < 0).any()
+    with pytest.raises(ValueError, match="two samples on either side, got 1 and 3"):
+        energy_distance(first[:, :1], second)
 
 
 def test_modes_of_the_largest_problem_stay_apart() -> None:
