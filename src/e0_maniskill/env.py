@@ -54,10 +54,12 @@ class ManiSkillEnv(gymnasium.Env):
 
     An episode terminates on success, or once the wrong object is lifted where an instruction names
     one, and is truncated at the step limit; `info["is_success"]` and `info["wrong_object"]` are
-    there on every step. `task_description` is the present episode's instruction, one of
-    `instructions`. The reward is ManiSkill's normalized dense one, and for PlugCharger-v1,
-    which has none, 1 on success. Every reset rebuilds the scene, so that the same seed gives the
-    same episode bit by bit, whatever happened before.
+    there on every step. Where a task can be done in several ways (see `Task.ways`), so are
+    `info["way"]`, the one that is being gone (counted from 0; -1 while that is open), and
+    `info["between"]`, whether the tool is where it is on none of them. `task_description` is the
+    present episode's instruction, one of `instructions`. The reward is ManiSkill's normalized dense
+    one, and for PlugCharger-v1, which has none, 1 on success. Every reset rebuilds the scene, so
+    that the same seed gives the same episode bit by bit, whatever happened before.
 
     `blind` may be set at any time: observations then carry black pictures and depth 0 while the
     simulation goes on. Drawing is most of a step's time on a CPU, and a policy that still has
@@ -182,7 +184,12 @@ class ManiSkillEnv(gymnasium.Env):
         self._steps += 1
         success = bool(simulator_info["success"])
         wrong_object = bool(simulator_info.get("fail", False))  # only PickNamedCube can fail
-        info = {"is_success": success, "wrong_object": wrong_object}
+        info: dict[str, Any] = {"is_success": success, "wrong_object": wrong_object}
+        if self._specification.ways:
+            info |= {
+                "way": int(simulator_info["way"]),
+                "between": bool(simulator_info["between"]),
+            }
         truncated = self._steps >= self._max_episode_steps
         return self._observe(), float(reward), success or wrong_object, truncated, info
 
@@ -327,7 +334,8 @@ def _make_simulator(task: Task, hand_camera: bool, state_only: bool) -> Any:
         keep_shaders_compiled(backend)
     import mani_skill.envs  # registers the tasks
 
-    import e0_maniskill.named_cube  # noqa: F401  (registers ours)
+    import e0_maniskill.either_cube  # registers ours
+    import e0_maniskill.named_cube  # noqa: F401
 
     mani_skill.logger.addFilter(_no_needless_warning)
     with allow_no_vulkan() if state_only else nullcontext():

@@ -1,8 +1,8 @@
 """The tasks this package knows, as plain data.
 
 Names, step limits and scenes are ManiSkill 3's (https://maniskill.readthedocs.io), except those of
-PickNamedCube-v1, our own (see `named_cube`); the instructions are ours. All tasks run at 20 Hz with
-the Panda arm.
+PickNamedCube-v1 (see `named_cube`) and PickEitherCube-v1 (see `either_cube`), our own; the
+instructions are ours. All tasks run at 20 Hz with the Panda arm.
 """
 
 import difflib
@@ -26,6 +26,8 @@ class Task:
         chosen_instruction: the simulator's attribute, an integer tensor (1,), with the index of the
             present episode's instruction; None where there is only one.
         dense_reward: whether ManiSkill defines a dense reward for it.
+        ways: where a task can be done in several ways, the probability of each in demonstrations,
+            the leftmost first (seen from the robot); empty where there is one.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Task:
     hidden_goal: str | None = None
     chosen_instruction: str | None = None
     dense_reward: bool = True
+    ways: tuple[float, ...] = ()
 
     @property
     def instruction(self) -> str:
@@ -100,6 +103,14 @@ _ALL_TASKS = (
         robot="panda",
         objects=("red_cube", "green_cube"),
         chosen_instruction="named",
+    ),
+    Task(
+        name="PickEitherCube-v1",
+        instructions=("pick up a cube",),
+        episode_length=50,
+        robot="panda",
+        objects=("left_cube", "right_cube"),
+        ways=(0.5, 0.5),
     ),
 )
 
