@@ -25,6 +25,8 @@ from e0_maniskill.waypoints import (
 )
 
 _CUBE_SIZE = 0.04
+_POST_CLEARANCE = 0.17  # metres from the post to the cube that is carried past it
+_CARRYING_HEIGHT = 0.05
 
 
 class Expert:
@@ -111,6 +113,29 @@ def _pick_named_cube(scene: Scene) -> Plan:
 
 def _pick_either_cube(scene: Scene) -> Plan:
     return lift_cube(scene, ("left_cube", "right_cube")[scene.way])
+
+
+def _pass_post(scene: Scene) -> Plan:
+    post, target = scene.pose("post").position, scene.pose("target").position
+    grasp = Pose(scene.pose("cube").position, scene.grasp_rotation(0.0, np.pi))
+    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
+    # The hand is 20 cm wide and comes 10 cm to the side of what it holds.
+    aside = (_POST_CLEARANCE, -_POST_CLEARANCE)[scene.way]
+    for ahead in (-0.07, 0.07):
+        beside = np.array([post[0] + ahead, post[1] + aside, _CARRYING_HEIGHT])
+        yield Waypoint(
+            lambda beside=beside: scene.carry("cube", beside, grasp.rotation),
+            CLOSED,
+            position_tolerance=0.03,
+            rotation_tolerance=ANY_ROTATION,
+        )
+    over = np.array([target[0], target[1], _CARRYING_HEIGHT])
+    yield Waypoint(
+        lambda: scene.carry("cube", over, grasp.rotation),
+        CLOSED,
+        position_tolerance=0,
+        max_steps=60,
+    )
 
 
 def _push_cube(scene: Scene) -> Plan:
@@ -306,4 +331,5 @@ _PLANS: dict[str, Callable[[Scene], Plan]] = {
     "PlugCharger-v1": _plug_charger,
     "PickNamedCube-v1": _pick_named_cube,
     "PickEitherCube-v1": _pick_either_cube,
+    "PassPost-v1": _pass_post,
 }

@@ -23,6 +23,7 @@ def test_limits_and_goals() -> None:
         "PlugCharger-v1": 200,
         "PickNamedCube-v1": 50,
         "PickEitherCube-v1": 50,
+        "PassPost-v1": 80,
     }
     assert [name for name, task in TASKS.items() if task.has_goal] == ["PickCube-v1"]
 
@@ -32,7 +33,8 @@ def test_limits_are_the_simulators() -> None:
     from mani_skill.utils.registration import REGISTERED_ENVS
 
     import e0_maniskill.either_cube
-    import e0_maniskill.named_cube  # noqa: F401
+    import e0_maniskill.named_cube
+    import e0_maniskill.pass_post  # noqa: F401
 
     for name, task in TASKS.items():
         assert REGISTERED_ENVS[name].max_episode_steps == task.episode_length
@@ -48,7 +50,7 @@ def test_a_task_may_give_several_instructions() -> None:
 
 def test_shares_of_ways_add_up() -> None:
     several = {name: task.ways for name, task in TASKS.items() if task.ways}
-    assert several == {"PickEitherCube-v1": (0.5, 0.5)}
+    assert several == {"PickEitherCube-v1": (0.5, 0.5), "PassPost-v1": (0.3, 0.7)}
     assert all(math.isclose(sum(ways), 1) for ways in several.values())
 
 
