@@ -25,6 +25,7 @@ from e0_bench.closed_loop.benchmark import (
 )
 from e0_bench.closed_loop.episodes import EpisodeLog
 from e0_bench.closed_loop.summary import markdown, summarize
+from e0_bench.closed_loop.ways import demonstrated_shares
 from e0_bench.comparison.action_error import kept_action_error
 from e0_bench.comparison.recipe import (
     Recipe,
@@ -330,7 +331,8 @@ def _with_told(
         list(dict.fromkeys(getattr(episode, name) for episode in episodes))
         for name in ("policy", "task")
     )
-    return summarize(episodes, labels, tasks, usual.controls)
+    shares = demonstrated_shares(usual.env, tasks)
+    return summarize(episodes, labels, tasks, usual.controls, shares)
 
 
 def _benchmark(
