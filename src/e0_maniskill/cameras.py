@@ -136,6 +136,8 @@ _BASE_CAMERAS = {
         eye=(0.65, -0.45, 0.55), target=(0.0, -0.03, 0.06), field_of_view=0.9
     ),
     "PickNamedCube-v1": Camera(eye=(0.5, 0.0, 0.45), target=(0.01, 0.0, 0.06), field_of_view=0.62),
+    "PickEitherCube-v1": Camera(eye=(0.5, 0.0, 0.45), target=(0.01, 0.0, 0.06), field_of_view=0.62),
+    "PassPost-v1": Camera(eye=(0.45, 0.45, 0.6), target=(-0.03, 0.0, 0.05), field_of_view=0.64),
     "PlugCharger-v1": Camera(eye=(-0.3, 0.45, 0.4), target=(-0.02, 0.03, 0.04), field_of_view=0.74),
 }
 

@@ -45,19 +45,23 @@ class ManiSkillEnv(gymnasium.Env):
             "compact": gripper width (metres) and tool centre point (3): 4 numbers, coarse enough
             that a policy cannot recognize an episode by them.
         environment_state: float32. The position (3, metres) of a goal that cameras do not see,
-            zeros for tasks without one. With `state_only` the poses (7 each) of up to two objects
-            in play follow (see `Task.objects`), padded with zeros: 17 numbers for every task.
+            zeros for tasks without one. With `state_only` also that of a goal that they would see,
+            and the poses (7 each) of up to two objects in play follow (see `Task.objects`), padded
+            with zeros: 17 numbers for every task.
 
     Actions: (7,) within [-1, 1]: translation of the tool in steps of up to 0.1 m, rotation vector
     in steps of up to 0.1 rad with ManiSkill's sign (negative turns counter-clockwise), gripper
     (1 open, -1 closed). ManiSkill's `pd_ee_delta_pose` at 20 Hz.
 
-    An episode terminates on success, or once the wrong object is lifted where an instruction names
-    one, and is truncated at the step limit; `info["is_success"]` and `info["wrong_object"]` are
-    there on every step. `task_description` is the present episode's instruction, one of
-    `instructions`. The reward is ManiSkill's normalized dense one, and for PlugCharger-v1,
-    which has none, 1 on success. Every reset rebuilds the scene, so that the same seed gives the
-    same episode bit by bit, whatever happened before.
+    An episode terminates on success, once the wrong object is lifted where an instruction names
+    one, or once the post of PassPost-v1 is knocked, and is truncated at the step limit;
+    `info["is_success"]` and `info["wrong_object"]` are there on every step. Where a task can be
+    done in several ways (see `Task.ways`), so are `info["way"]`, the one that is being gone
+    (counted from 0; -1 while that is open), and `info["between"]`, whether the tool is where it is
+    on none of them. `task_description` is the present episode's instruction, one of `instructions`.
+    The reward is ManiSkill's normalized dense one, and for PlugCharger-v1, which has none, 1 on
+    success. Every reset rebuilds the scene, so that the same seed gives the same episode bit by
+    bit, whatever happened before.
 
     `blind` may be set at any time: observations then carry black pictures and depth 0 while the
     simulation goes on. Drawing is most of a step's time on a CPU, and a policy that still has
@@ -181,10 +185,16 @@ class ManiSkillEnv(gymnasium.Env):
         _, reward, _, _, simulator_info = self.simulator.step(checked)
         self._steps += 1
         success = bool(simulator_info["success"])
-        wrong_object = bool(simulator_info.get("fail", False))  # only PickNamedCube can fail
-        info = {"is_success": success, "wrong_object": wrong_object}
+        failed = bool(simulator_info.get("fail", False))
+        wrong_object = failed and self._specification.chosen_instruction is not None
+        info: dict[str, Any] = {"is_success": success, "wrong_object": wrong_object}
+        if self._specification.ways:
+            info |= {
+                "way": int(simulator_info["way"]),
+                "between": bool(simulator_info["between"]),
+            }
         truncated = self._steps >= self._max_episode_steps
-        return self._observe(), float(reward), success or wrong_object, truncated, info
+        return self._observe(), float(reward), success or failed, truncated, info
 
     def render(self) -> np.ndarray:
         """The first camera's last picture, uint8 (height, width, 3).
@@ -284,8 +294,11 @@ class ManiSkillEnv(gymnasium.Env):
 
     def _environment_state(self) -> np.ndarray:
         state = np.zeros(self._state_size, np.float32)
-        if self._specification.hidden_goal is not None:
-            state[:GOAL_SIZE] = _pose(self.simulator, self._specification.hidden_goal)[:3]
+        goal = self._specification.hidden_goal
+        if self._state_only:
+            goal = goal or self._specification.visible_goal
+        if goal is not None:
+            state[:GOAL_SIZE] = _pose(self.simulator, goal)[:3]
         if self._state_only:
             poses = [_pose(self.simulator, name) for name in self._specification.objects]
             state[GOAL_SIZE : GOAL_SIZE + len(poses) * POSE_SIZE] = np.concatenate(poses)
@@ -327,7 +340,9 @@ def _make_simulator(task: Task, hand_camera: bool, state_only: bool) -> Any:
         keep_shaders_compiled(backend)
     import mani_skill.envs  # registers the tasks
 
-    import e0_maniskill.named_cube  # noqa: F401  (registers ours)
+    import e0_maniskill.either_cube  # registers ours
+    import e0_maniskill.named_cube
+    import e0_maniskill.pass_post  # noqa: F401
 
     mani_skill.logger.addFilter(_no_needless_warning)
     with allow_no_vulkan() if state_only else nullcontext():

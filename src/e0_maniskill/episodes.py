@@ -14,7 +14,8 @@ from e0_maniskill.files import write_bytes
 from e0_maniskill.tasks import find_task
 
 _TRANSLATION = slice(0, 3)
-_NOISE_STREAM = 0xE0  # keeps the noise apart from anything else drawn from the same seed
+# Keep the noise and the choice of a way apart from anything else drawn from the same seed.
+_NOISE_STREAM, _WAY_STREAM = 0xE0, 0x3A7
 _IMAGE_PREFIX, _DEPTH_PREFIX = "images.", "depth."
 
 
@@ -51,6 +52,18 @@ class Episode:
         return len(self.actions)
 
 
+def demonstrated_way(task: str, seed: int) -> int:
+    """Which way the expert goes in the demonstration of this seed, counted as in `Task.ways`; 0 for
+    a task with one. The scene, also drawn from the seed, tells nothing of it.
+
+    Raises:
+        ValueError: unknown task.
+    """
+    ways = find_task(task).ways
+    rng = np.random.default_rng([seed, _WAY_STREAM])
+    return int(rng.choice(len(ways), p=ways)) if ways else 0
+
+
 def run_expert(
     env: ManiSkillEnv,
     seed: int,
@@ -59,7 +72,8 @@ def run_expert(
     noise_probability: float = 0.4,
     hold_steps: int = 0,
 ) -> Episode:
-    """Let the expert solve the episode of this seed, until success or the step limit.
+    """Let the expert solve the episode of this seed, until success or the step limit. Where a task
+    can be done in several ways, it goes that of `demonstrated_way`.
 
     After a success it keeps steering to its target for `hold_steps` more steps: an episode that
     ends on success hardly shows how to correct a small error near the goal.
@@ -82,7 +96,7 @@ def run_expert(
         raise ValueError(f"noise_probability must lie within [0, 1], got {noise_probability}")
     rng = np.random.default_rng([seed, _NOISE_STREAM])
     observation, _ = env.reset(seed=seed)
-    expert = Expert(env)
+    expert = Expert(env, demonstrated_way(env.task, seed))
     observations, actions = [], []
     success, remaining = False, env._max_episode_steps
     while remaining > 0:

@@ -5,59 +5,28 @@ proportional step, and asks for the next one when the tool is close enough. Plan
 simulator's live state when they are asked, so that slips of the grasp are corrected.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from e0_maniskill.env import ACTION_SIZE, ManiSkillEnv
 from e0_maniskill.poses import UP, Pose, gripper_down, nearest_angle, translation
+from e0_maniskill.waypoints import (
+    ANY_ROTATION,
+    APPROACH_HEIGHT,
+    CLOSED,
+    OPEN,
+    Plan,
+    Scene,
+    Waypoint,
+    grasp_at,
+    lift_cube,
+)
 
-OPEN, CLOSED = 1.0, -1.0
-
-_APPROACH_HEIGHT = 0.06  # metres above an object before descending on it
-_LIFT_HEIGHT = 0.10
 _CUBE_SIZE = 0.04
-_EASY_REACH = 0.70  # metres from the base's axis, up to which the gripper can point straight down
-_TILT_PER_METRE = 4.0  # radians of tilt per metre beyond that
-_LARGEST_TILT = 0.6
-_ANY_ROTATION = 9.0  # radians: more than any error
-
-
-@dataclass(frozen=True)
-class Waypoint:
-    """Where the tool shall go, and when it is there.
-
-    Attributes:
-        target: the tool's pose, or a function that gives it anew at every step.
-        gripper: OPEN or CLOSED.
-        position_tolerance: metres. 0 is never reached: the waypoint lasts `max_steps`.
-        rotation_tolerance: radians.
-        min_steps, max_steps: bounds on how long the waypoint lasts.
-        speed: largest translation per axis and step, as a share of the action range.
-        gain: how much of the error is commanded per step. The arm sags under a held object until
-            the command balances its weight; a gain of 2 halves that sag.
-        delicate: whether disturbing the action here would spoil the episode.
-    """
-
-    target: Pose | Callable[[], Pose]
-    gripper: float
-    position_tolerance: float = 0.01
-    rotation_tolerance: float = 0.05
-    min_steps: int = 0
-    max_steps: int = 40
-    speed: float = 0.7
-    gain: float = 1.0
-    delicate: bool = False
-
-    def pose(self) -> Pose:
-        """The target now."""
-        return self.target() if callable(self.target) else self.target
-
-
-Plan = Iterator[Waypoint]
+_POST_CLEARANCE = 0.17  # metres from the post to the cube that is carried past it
+_CARRYING_HEIGHT = 0.05
 
 
 class Expert:
@@ -65,10 +34,20 @@ class Expert:
 
     Call `act` before every step of the environment. When its plan ends, the expert keeps steering
     to the last waypoint.
+
+    Args:
+        env: has been reset.
+        way: which of the task's ways to go, counted as in `Task.ways`; 0 where there is only one.
+
+    Raises:
+        ValueError: the task has no such way.
     """
 
-    def __init__(self, env: ManiSkillEnv) -> None:
-        self._scene = Scene(env)
+    def __init__(self, env: ManiSkillEnv, way: int = 0) -> None:
+        known = max(1, len(env.specification.ways))
+        if not 0 <= way < known:
+            raise ValueError(f"{env.task} has {known} way(s), counted from 0; got way {way}")
+        self._scene = Scene(env, way)
         self._plan = _PLANS[env.task](self._scene)
         self._waypoint = next(self._plan)
         self._steps = 0
@@ -114,64 +93,12 @@ class Expert:
         return action.clip(-1.0, 1.0)  # rounding may exceed the bound by one part in 10^7
 
 
-class Scene:
-    """The simulator's true state, as poses."""
-
-    def __init__(self, env: ManiSkillEnv) -> None:
-        self.simulator: Any = env.simulator
-
-    def tool(self) -> Pose:
-        """The tool centre point, between the fingertips."""
-        return Pose.from_wxyz(self.simulator.agent.tcp.pose.raw_pose[0].numpy())
-
-    def pose(self, name: str) -> Pose:
-        """The simulator's actor or pose of this name."""
-        thing = getattr(self.simulator, name)
-        return Pose.from_wxyz(getattr(thing, "pose", thing).raw_pose[0].numpy())
-
-    def tool_yaw(self) -> float:
-        """The yaw for which `gripper_down` gives the tool's present orientation."""
-        upright = self.tool().rotation * Rotation.from_euler("x", np.pi).inv()
-        return Pose(np.zeros(3), upright).yaw()
-
-    def grasp_rotation(self, yaw: float, period: float) -> Rotation:
-        """Gripper down at `yaw`, or at the equal angle modulo `period` that is least turning."""
-        return gripper_down(nearest_angle(yaw, self.tool_yaw(), period))
-
-    def outward(self, position: np.ndarray) -> np.ndarray:
-        """The horizontal vector (2, metres) from the robot's base to a position."""
-        return position[:2] - self.simulator.agent.robot.pose.p[0, :2].numpy()
-
-    def reaching(self, rotation: Rotation, position: np.ndarray) -> Rotation:
-        """The gripper tilted, around the axis of its fingers' motion, to reach a distant position.
-
-        Pointing down, the arm reaches 0.75 m from its base; a step to an unreachable pose does
-        nothing at all, because ManiSkill's inverse kinematics then finds no solution.
-        """
-        outward = self.outward(position)
-        distance = float(np.linalg.norm(outward))
-        # Only the part of the tilt that leans outwards helps; that part is the axes' cosine.
-        cosine = float(rotation.apply([1.0, 0.0, 0.0])[:2] @ outward) / distance
-        needed = _TILT_PER_METRE * max(0.0, distance - _EASY_REACH)
-        tilt = np.sign(cosine) * min(needed / max(abs(cosine), 0.5), _LARGEST_TILT)
-        return rotation * Rotation.from_euler("y", tilt)
-
-    def carry(self, name: str, destination: np.ndarray, rotation: Rotation) -> Pose:
-        """Where the tool must be so that the held object comes to `destination` (3, metres)."""
-        held = self.pose(name).position
-        return Pose(self.tool().position + destination - held, rotation)
-
-    def align(self, name: str, destination: Pose) -> Pose:
-        """Where the tool must be so that the held object comes to the pose `destination`."""
-        return destination * self.pose(name).inverse() * self.tool()
-
-
 def _pick_cube(scene: Scene) -> Plan:
     cube, goal = scene.pose("cube"), scene.pose("goal_site").position
     # The gripper keeps its own yaw: it opens wider than the cube's diagonal and squares the cube up
     # as it closes, and a yaw that can hardly be seen is hard to imitate.
     grasp = Pose(cube.position, scene.grasp_rotation(0.0, np.pi))
-    yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT))
+    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
     yield Waypoint(
         lambda: scene.carry("cube", goal, grasp.rotation),
         CLOSED,
@@ -181,11 +108,34 @@ def _pick_cube(scene: Scene) -> Plan:
 
 
 def _pick_named_cube(scene: Scene) -> Plan:
-    cube = scene.pose(("red_cube", "green_cube")[int(scene.simulator.named[0])])
-    # The gripper keeps its own yaw, as above: the other cube is out of its way.
-    grasp = Pose(cube.position, scene.grasp_rotation(0.0, np.pi))
-    yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT))
-    yield Waypoint(grasp.raised(_LIFT_HEIGHT), CLOSED, position_tolerance=0, max_steps=60)
+    return lift_cube(scene, ("red_cube", "green_cube")[int(scene.simulator.named[0])])
+
+
+def _pick_either_cube(scene: Scene) -> Plan:
+    return lift_cube(scene, ("left_cube", "right_cube")[scene.way])
+
+
+def _pass_post(scene: Scene) -> Plan:
+    post, target = scene.pose("post").position, scene.pose("target").position
+    grasp = Pose(scene.pose("cube").position, scene.grasp_rotation(0.0, np.pi))
+    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
+    # The hand is 20 cm wide and comes 10 cm to the side of what it holds.
+    aside = (_POST_CLEARANCE, -_POST_CLEARANCE)[scene.way]
+    for ahead in (-0.07, 0.07):
+        beside = np.array([post[0] + ahead, post[1] + aside, _CARRYING_HEIGHT])
+        yield Waypoint(
+            lambda beside=beside: scene.carry("cube", beside, grasp.rotation),
+            CLOSED,
+            position_tolerance=0.03,
+            rotation_tolerance=ANY_ROTATION,
+        )
+    over = np.array([target[0], target[1], _CARRYING_HEIGHT])
+    yield Waypoint(
+        lambda: scene.carry("cube", over, grasp.rotation),
+        CLOSED,
+        position_tolerance=0,
+        max_steps=60,
+    )
 
 
 def _push_cube(scene: Scene) -> Plan:
@@ -207,9 +157,9 @@ def _stack_cube(scene: Scene) -> Plan:
     grasp = Pose(cube.position, scene.reaching(gripper_down(yaw), farther))
     top = base + _CUBE_SIZE * UP
 
-    yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT), tolerance=0.005)
+    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT), tolerance=0.005)
     yield Waypoint(
-        grasp.raised(0.07), CLOSED, position_tolerance=0.035, rotation_tolerance=_ANY_ROTATION
+        grasp.raised(0.07), CLOSED, position_tolerance=0.035, rotation_tolerance=ANY_ROTATION
     )
     yield from _put_down(
         scene, "cubeA", top, grasp.rotation, heights=(0.03, 0.002), tolerances=(0.006, 0.004)
@@ -242,9 +192,9 @@ def _place_sphere(scene: Scene) -> Plan:
     rotation = scene.grasp_rotation(0.0, np.pi)
     grasp = Pose(ball.position, rotation)
 
-    yield from _grasp(grasp, grasp.raised(_APPROACH_HEIGHT), tolerance=0.004)
+    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT), tolerance=0.004)
     yield Waypoint(
-        grasp.raised(0.05), CLOSED, position_tolerance=0.03, rotation_tolerance=_ANY_ROTATION
+        grasp.raised(0.05), CLOSED, position_tolerance=0.03, rotation_tolerance=ANY_ROTATION
     )
     yield from _put_down(
         scene, "obj", inside, rotation, heights=(0.025, 0.001), tolerances=(0.004, 0.003)
@@ -261,15 +211,15 @@ def _insert_peg(scene: Scene) -> Plan:
     # Hold it behind the middle, so that the fingers stay out of the hole.
     handle = peg * translation(-max(0.05, half_length / 2 + 0.01), 0, 0)
     grasp = Pose(handle.position, scene.grasp_rotation(peg.yaw(), np.pi))
-    yield from _grasp(
-        grasp, grasp.raised(_APPROACH_HEIGHT), tolerance=0.005, angle=0.03, closing_steps=4
+    yield from grasp_at(
+        grasp, grasp.raised(APPROACH_HEIGHT), tolerance=0.005, angle=0.03, closing_steps=4
     )
-    lift = max(_APPROACH_HEIGHT, goal.position[2] - peg.position[2])
+    lift = max(APPROACH_HEIGHT, goal.position[2] - peg.position[2])
     yield Waypoint(
         lambda: Pose(grasp.raised(lift).position, before_goal(0).rotation),
         CLOSED,
         position_tolerance=0.03,
-        rotation_tolerance=_ANY_ROTATION,
+        rotation_tolerance=ANY_ROTATION,
         max_steps=15,
     )
     # The peg's head meets the box at half_length before the goal.
@@ -309,9 +259,9 @@ def _plug_charger(scene: Scene) -> Plan:
             return before_goal(0.020)
         return before_goal(-min(relative[0] + 0.010, 0.002))
 
-    yield from _grasp(
+    yield from grasp_at(
         grasp,
-        grasp * translation(0, 0, -_APPROACH_HEIGHT),
+        grasp * translation(0, 0, -APPROACH_HEIGHT),
         tolerance=0.003,
         angle=0.03,
         closing_steps=4,
@@ -320,7 +270,7 @@ def _plug_charger(scene: Scene) -> Plan:
         grasp.raised(0.09),
         CLOSED,
         position_tolerance=0.02,
-        rotation_tolerance=_ANY_ROTATION,
+        rotation_tolerance=ANY_ROTATION,
         max_steps=15,
     )
     yield Waypoint(
@@ -335,20 +285,6 @@ def _plug_charger(scene: Scene) -> Plan:
         delicate=True,
     )
     yield Waypoint(advance, CLOSED, position_tolerance=0, max_steps=150, speed=0.3, delicate=True)
-
-
-def _grasp(
-    grasp: Pose,
-    approach: Pose,
-    *,
-    tolerance: float = 0.006,
-    angle: float = 0.06,
-    closing_steps: int = 3,
-) -> Plan:
-    """Come from `approach` to `grasp` (to within `tolerance` metres, `angle` rad) and close."""
-    yield Waypoint(approach, OPEN, position_tolerance=0.02, rotation_tolerance=0.15)
-    yield Waypoint(grasp, OPEN, position_tolerance=tolerance, rotation_tolerance=angle)
-    yield Waypoint(grasp, CLOSED, min_steps=closing_steps, max_steps=closing_steps, delicate=True)
 
 
 def _put_down(
@@ -370,19 +306,19 @@ def _put_down(
         over(heights[0]),
         CLOSED,
         position_tolerance=tolerances[0],
-        rotation_tolerance=_ANY_ROTATION,
+        rotation_tolerance=ANY_ROTATION,
     )
     yield Waypoint(
         over(heights[1]),
         CLOSED,
         position_tolerance=tolerances[1],
-        rotation_tolerance=_ANY_ROTATION,
+        rotation_tolerance=ANY_ROTATION,
         max_steps=12,
         speed=0.3,
     )
     yield Waypoint(over(0.001), OPEN, min_steps=3, max_steps=3, speed=0.01, delicate=True)
     yield Waypoint(
-        lambda: scene.tool().raised(_APPROACH_HEIGHT), OPEN, position_tolerance=0, max_steps=30
+        lambda: scene.tool().raised(APPROACH_HEIGHT), OPEN, position_tolerance=0, max_steps=30
     )
 
 
@@ -394,4 +330,6 @@ _PLANS: dict[str, Callable[[Scene], Plan]] = {
     "PegInsertionSide-v1": _insert_peg,
     "PlugCharger-v1": _plug_charger,
     "PickNamedCube-v1": _pick_named_cube,
+    "PickEitherCube-v1": _pick_either_cube,
+    "PassPost-v1": _pass_post,
 }

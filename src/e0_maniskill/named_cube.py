@@ -11,18 +11,13 @@ import sapien
 import torch
 from mani_skill.agents.robots import Panda
 from mani_skill.envs.sapien_env import BaseEnv
-from mani_skill.envs.utils.randomization import UniformPlacementSampler, random_quaternions
 from mani_skill.utils.building.actors import build_cube
 from mani_skill.utils.registration import register_env
 from mani_skill.utils.scene_builder.table import TableSceneBuilder
-from mani_skill.utils.structs import Actor, Pose
+from mani_skill.utils.structs import Actor
 
-_HALF_SIZE = 0.02
-_LIFTED = 0.06  # metres above the table; a cube on top of the other one is at 0.04
-_REGION = ([-0.1, -0.1], [0.1, 0.1])  # metres: lowest x and y, largest x and y
-# Then the open gripper, at its own yaw, comes down around one cube without touching the other.
-_SMALLEST_DISTANCE = 0.10
-_PLACEMENT_TRIALS = 100
+from e0_maniskill.cubes import HALF_SIZE, LIFTED, pick_reward, place_two
+
 _LARGEST_REWARD = 4.0
 
 
@@ -58,18 +53,16 @@ class PickNamedCubeEnv(BaseEnv):
 
     def _build_cube(self, name: str, color: list[float], x: float) -> Actor:
         apart = sapien.Pose(p=[x, 0, 0.1])
-        return build_cube(self.scene, _HALF_SIZE, color, name, initial_pose=apart)
+        return build_cube(self.scene, HALF_SIZE, color, name, initial_pose=apart)
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict) -> None:
         count = len(env_idx)
         with torch.device(self.device):
             self.table_scene.initialize(env_idx)
-            sampler = UniformPlacementSampler(_REGION, count, self.device)
-            for cube in (self.red_cube, self.green_cube):
-                position = torch.full((count, 3), _HALF_SIZE)
-                position[:, :2] = sampler.sample(_SMALLEST_DISTANCE / 2, _PLACEMENT_TRIALS)
-                yaw = random_quaternions(count, lock_x=True, lock_y=True)
-                cube.set_pose(Pose.create_from_pq(position, yaw))
+            for cube, pose in zip(
+                (self.red_cube, self.green_cube), place_two(count, self.device), strict=True
+            ):
+                cube.set_pose(pose)
             # Drawn last: the scene is the same whichever cube is named.
             self.named[env_idx] = self._draw_named(count)
 
@@ -78,7 +71,7 @@ class PickNamedCubeEnv(BaseEnv):
 
     def evaluate(self) -> dict[str, torch.Tensor]:
         """Bool tensors (scenes,), in ManiSkill's style."""
-        lifted = self._heights() > _LIFTED
+        lifted = self._heights() > LIFTED
         wrong = self._of_cube(1 - self.named, lifted)
         grasped = [self.agent.is_grasping(cube) for cube in (self.red_cube, self.green_cube)]
         return {
@@ -93,10 +86,8 @@ class PickNamedCubeEnv(BaseEnv):
         """Reach the named cube (up to 1), grasp it (1), lift it (up to 1); 4 on success."""
         positions = torch.stack([self.red_cube.pose.p, self.green_cube.pose.p], dim=1)
         offset = self._of_cube(self.named, positions) - self.agent.tcp_pose.p
-        reached = 1 - torch.tanh(5 * torch.linalg.norm(offset, dim=1))
-        lift = (self._of_cube(self.named, self._heights()) / _LIFTED).clamp(0, 1)
-        reward = reached + info["is_grasped"] * (1 + lift)
-        reward[info["success"]] = _LARGEST_REWARD
+        height = self._of_cube(self.named, self._heights())
+        reward = pick_reward(offset, height, info, _LARGEST_REWARD)
         reward[info["fail"]] = 0
         return reward
 
@@ -109,7 +100,7 @@ class PickNamedCubeEnv(BaseEnv):
     def _heights(self) -> torch.Tensor:
         """How far above its resting place each cube is, (scenes, 2), in metres."""
         heights = torch.stack([self.red_cube.pose.p[:, 2], self.green_cube.pose.p[:, 2]], dim=1)
-        return heights - _HALF_SIZE
+        return heights - HALF_SIZE
 
     def _of_cube(self, cube: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Of `values` (scenes, 2, ...), those of the cube (scenes,) of each scene."""

@@ -1,8 +1,8 @@
 """The tasks this package knows, as plain data.
 
 Names, step limits and scenes are ManiSkill 3's (https://maniskill.readthedocs.io), except those of
-PickNamedCube-v1, our own (see `named_cube`); the instructions are ours. All tasks run at 20 Hz with
-the Panda arm.
+PickNamedCube-v1, PickEitherCube-v1 and PassPost-v1, our own (see `named_cube`, `either_cube` and
+`pass_post`); the instructions are ours. All tasks run at 20 Hz with the Panda arm.
 """
 
 import difflib
@@ -23,9 +23,12 @@ class Task:
         objects: one or two attributes of the simulator that hold an object in play (an actor) or a
             pose that matters (the hole of a box).
         hidden_goal: the simulator's attribute of a goal which cameras do not see, or None.
+        visible_goal: the same of one which they see, beside two objects in play.
         chosen_instruction: the simulator's attribute, an integer tensor (1,), with the index of the
             present episode's instruction; None where there is only one.
         dense_reward: whether ManiSkill defines a dense reward for it.
+        ways: where a task can be done in several ways, the probability of each in demonstrations,
+            the leftmost first (seen from the robot); empty where there is one.
     """
 
     name: str
@@ -34,8 +37,10 @@ class Task:
     robot: str
     objects: tuple[str, ...]
     hidden_goal: str | None = None
+    visible_goal: str | None = None
     chosen_instruction: str | None = None
     dense_reward: bool = True
+    ways: tuple[float, ...] = ()
 
     @property
     def instruction(self) -> str:
@@ -100,6 +105,23 @@ _ALL_TASKS = (
         robot="panda",
         objects=("red_cube", "green_cube"),
         chosen_instruction="named",
+    ),
+    Task(
+        name="PickEitherCube-v1",
+        instructions=("pick up a cube",),
+        episode_length=50,
+        robot="panda",
+        objects=("left_cube", "right_cube"),
+        ways=(0.5, 0.5),
+    ),
+    Task(
+        name="PassPost-v1",
+        instructions=("carry the green cube past the blue post to the red and white target",),
+        episode_length=80,
+        robot="panda",
+        objects=("cube", "post"),
+        visible_goal="target",
+        ways=(0.3, 0.7),
     ),
 )
 

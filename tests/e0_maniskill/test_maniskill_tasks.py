@@ -22,6 +22,8 @@ def test_limits_and_goals() -> None:
         "PegInsertionSide-v1": 100,
         "PlugCharger-v1": 200,
         "PickNamedCube-v1": 50,
+        "PickEitherCube-v1": 50,
+        "PassPost-v1": 80,
     }
     assert [name for name, task in TASKS.items() if task.has_goal] == ["PickCube-v1"]
 
@@ -30,7 +32,9 @@ def test_limits_are_the_simulators() -> None:
     import mani_skill.envs  # noqa: F401
     from mani_skill.utils.registration import REGISTERED_ENVS
 
-    import e0_maniskill.named_cube  # noqa: F401
+    import e0_maniskill.either_cube
+    import e0_maniskill.named_cube
+    import e0_maniskill.pass_post  # noqa: F401
 
     for name, task in TASKS.items():
         assert REGISTERED_ENVS[name].max_episode_steps == task.episode_length
@@ -42,6 +46,12 @@ def test_a_task_may_give_several_instructions() -> None:
     for name, task in TASKS.items():
         assert task.instruction == task.instructions[0]
         assert (task.chosen_instruction is not None) == (name in several)
+
+
+def test_shares_of_ways_add_up() -> None:
+    several = {name: task.ways for name, task in TASKS.items() if task.ways}
+    assert several == {"PickEitherCube-v1": (0.5, 0.5), "PassPost-v1": (0.3, 0.7)}
+    assert all(math.isclose(sum(ways), 1) for ways in several.values())
 
 
 def test_misspelt_task_names_the_closest_and_lists_all() -> None:

@@ -41,6 +41,7 @@ from e0_bench.closed_loop.runner import (
 )
 from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, summarize
+from e0_bench.closed_loop.ways import demonstrated_shares
 from e0_bench.files import read_json, write_json, write_text
 from e0_maniskill.locks import own_directory
 
@@ -149,7 +150,9 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     with own_directory(settings.out):
         record, names, episodes, lost = _measure(settings)
         labels = list(dict.fromkeys(episode.policy for episode in episodes))
-        summary = {"benchmark": record} | summarize(episodes, labels, names, settings.controls)
+        shares = demonstrated_shares(settings.env, names)
+        measured = summarize(episodes, labels, names, settings.controls, shares)
+        summary = {"benchmark": record} | measured
         if lost:
             summary["failed_to_run"] = [
                 asdict(job) | {"why": lost[job]} for job in sorted(lost, key=astuple)

@@ -111,13 +111,19 @@ def register_plugins() -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """What an action led to. `clipped`: it had to be brought into the action space's bounds."""
+    """What an action led to.
+
+    clipped: it had to be brought into the action space's bounds. way, between: for tasks that can
+    be done in several ways, see `ManiSkillEnv`; None for others.
+    """
 
     observation: dict[str, Any]
     reward: float
     success: bool
     ended: bool
     clipped: bool
+    way: int | None = None
+    between: bool | None = None
 
 
 class Environment:
@@ -164,12 +170,15 @@ class Environment:
         self._steps += 1
         # The vector environment may have reset its member already.
         outcome = info.get("final_info", info)
+        has_ways = "way" in outcome and "between" in outcome
         return Step(
             observation=observation,
             reward=float(reward[0]),
             success=bool(np.asarray(outcome.get("is_success", False)).reshape(-1)[0]),
             ended=bool(terminated[0] or truncated[0]) or self._steps >= self.step_limit,
             clipped=not np.array_equal(taken, action, equal_nan=True),
+            way=int(outcome["way"][0]) if has_ways else None,
+            between=bool(outcome["between"][0]) if has_ways else None,
         )
 
     def render(self) -> np.ndarray:

@@ -44,7 +44,10 @@ class EpisodeResult:
     instruction: what the policy was told. total_reward: the return. entropy: mean posterior entropy
     of each chunk in nats, in order; empty for a policy without one. chunks: how many were made.
     latency_ms: mean time to make one. clipped_steps: steps whose action was brought into the
-    environment's bounds (see `e0_bench.closed_loop.environments`).
+    environment's bounds (see `e0_bench.closed_loop.environments`). evaluations: of the network,
+    mean per chunk, for policies that count them. For tasks that can be done in several ways, way:
+    the last one that was being gone, None if there was none; changes_of_mind: how often it changed;
+    between: whether the tool was ever where it is on none of them.
     """
 
     policy: str
@@ -59,14 +62,18 @@ class EpisodeResult:
     latency_ms: float
     instruction: str
     clipped_steps: int = 0
+    evaluations: float | None = None
+    way: int | None = None
+    changes_of_mind: int | None = None
+    between: bool | None = None
 
     @property
     def job(self) -> EpisodeJob:
         return EpisodeJob(self.policy, self.task, self.seed, self.control)
 
     def to_json(self) -> str:
-        """One line; `total_reward` is called "return" there."""
-        data = asdict(self)
+        """One line; `total_reward` is called "return" there, and what is None is left out."""
+        data = {key: value for key, value in asdict(self).items() if value is not None}
         return json.dumps({("return" if key == "total_reward" else key): data[key] for key in data})
 
     @classmethod
@@ -76,11 +83,11 @@ class EpisodeResult:
         if not isinstance(data, dict):
             raise ValueError(f"not an object but {type(data).__name__}")
         missing = _FIELDS.keys() - data.keys()
-        unknown = data.keys() - _FIELDS.keys()
+        unknown = data.keys() - _FIELDS.keys() - _OPTIONAL_FIELDS.keys()
         if missing or unknown:
             raise ValueError(f"missing {sorted(missing)}, unknown {sorted(unknown)}")
-        for name, kind in _FIELDS.items():
-            if not _is(data[name], kind):
+        for name, kind in (_FIELDS | _OPTIONAL_FIELDS).items():
+            if name in data and not _is(data[name], kind):
                 raise ValueError(f"{name} is {data[name]!r}, not {kind.__name__}")
         return cls(total_reward=data.pop("return"), **data)
 
@@ -98,6 +105,12 @@ _FIELDS: dict[str, type] = {
     "latency_ms": float,
     "instruction": str,
     "clipped_steps": int,
+}
+_OPTIONAL_FIELDS: dict[str, type] = {
+    "evaluations": float,
+    "way": int,
+    "changes_of_mind": int,
+    "between": bool,
 }
 
 

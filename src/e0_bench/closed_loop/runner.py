@@ -22,8 +22,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from e0_bench.closed_loop.decodings import Decoding
-from e0_bench.closed_loop.environments import Environment, EnvironmentSettings, open_environment
+from e0_bench.closed_loop.environments import (
+    Environment,
+    EnvironmentSettings,
+    Step,
+    open_environment,
+)
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult, changed_options
+from e0_bench.closed_loop.ways import changes_of_mind
 from e0_maniskill.files import file_name, write_bytes
 from e0_maniskill.processes import WorkerLostError
 
@@ -65,6 +71,20 @@ class _Progress:
     clipped_steps: int = 0
     entropy: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
+    evaluations: list[float] = field(default_factory=list)
+    ways: list[int] = field(default_factory=list)
+    between: bool | None = None
+
+    def take(self, step: Step) -> None:
+        """Add what an action led to."""
+        self.steps += 1
+        self.total_reward += step.reward
+        self.success |= step.success
+        self.clipped_steps += step.clipped
+        if step.way is not None:
+            self.ways.append(step.way)
+        if step.between is not None:
+            self.between = bool(self.between) or step.between
 
 
 class Runner:
@@ -148,10 +168,7 @@ class Runner:
             look = clip is not None or self._looks_next(job)
             step = environment.step(action, look=look)
             observation, ended = step.observation, step.ended
-            progress.steps += 1
-            progress.total_reward += step.reward
-            progress.success |= step.success
-            progress.clipped_steps += step.clipped
+            progress.take(step)
             if clip is not None:
                 clip.append(environment.render())
         if clip is not None and self.settings.clips is not None:
@@ -169,12 +186,17 @@ class Runner:
             latency_ms=float(np.mean(progress.milliseconds)),
             instruction=instruction,
             clipped_steps=progress.clipped_steps,
+            evaluations=float(np.mean(progress.evaluations)) if progress.evaluations else None,
+            way=next((way for way in reversed(progress.ways) if way >= 0), None),
+            changes_of_mind=changes_of_mind(progress.ways) if progress.ways else None,
+            between=progress.between,
         )
 
     def _act(
         self, environment: Environment, batch: dict[str, Any], progress: _Progress
     ) -> np.ndarray:
-        """The next action (1, D); notes the entropy and time of a chunk that was made for it."""
+        """The next action (1, D); notes time, evaluations and entropy of a chunk that was made for
+        it."""
         from lerobot.utils.constants import ACTION
 
         before = getattr(self.policy, "last_chunk", None)
@@ -185,8 +207,10 @@ class Runner:
         after = getattr(self.policy, "last_chunk", None)
         if self._made_chunk(before, after, progress.steps):
             progress.milliseconds.append(milliseconds)
-            if after is not None and after.entropy is not None:
-                progress.entropy.append(float(after.entropy.float().mean()))
+            if after is not None:
+                progress.evaluations.append(float(after.steps_taken))
+                if after.entropy is not None:
+                    progress.entropy.append(float(after.entropy.float().mean()))
         _, finish = self._processors_of(environment)
         return finish({ACTION: self.postprocess(action)})[ACTION].to("cpu").numpy()
 

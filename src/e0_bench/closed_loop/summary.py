@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from statistics import fmean, median
@@ -10,6 +10,7 @@ from typing import Any
 
 from e0_bench.closed_loop.camera_shifts import is_moved, shift_rows
 from e0_bench.closed_loop.episodes import EpisodeResult
+from e0_bench.closed_loop.ways import WAYS_NOTE, ways_summary, ways_table
 from e0_bench.statistics import (
     FEWEST_EPISODES,
     Discrimination,
@@ -42,16 +43,21 @@ def summarize(
     policies: Sequence[str],
     tasks: Sequence[str],
     controls: Sequence[str],
+    shares: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
-    """The summary as JSON data; `episodes` holds every policy on the same tasks and seeds.
+    """The summary as JSON data; `episodes` holds every policy on the same tasks and seeds, `shares`
+    the share of each way in demonstrations, by task that has several.
 
-    policies: latency and clipped steps. rates: a row for each policy, control and task, and for all
-    tasks. comparisons: a row for each pair of policies and task. controls: each policy as usual
-    against itself under a control, on the control's seeds. moved: a row for each pair of policies
-    and task under each control that moves cameras, judged for each of these controls apart;
-    missing without such controls. calibration: by policy with entropies,
+    policies: latency, clipped steps and, where they are counted, evaluations per chunk. rates: a
+    row for each policy, control and task, and for all tasks. comparisons: a row for each pair of
+    policies and task. controls: each policy as usual against itself under a control, on the
+    control's seeds. moved: a row for each pair of policies and task under each control that moves
+    cameras, judged for each of these controls apart; missing without such controls. ways: see
+    `ways_summary`; missing without tasks that have several. calibration: by policy with entropies,
     how well they tell failures. Raises PairingError if episodes are missing.
     """
+    where_there_are = _moved(episodes, policies, controls)
+    where_there_are |= ways_summary(episodes, policies, shares or {})
     return {
         "policies": {policy: _policy_facts(episodes, policy) for policy in policies},
         "rates": _rates(episodes, policies, tasks, ("none", *controls)),
@@ -67,7 +73,7 @@ def summarize(
             ]
         ),
         "calibration": _calibration(episodes, policies),
-    } | _moved(episodes, policies, controls)
+    } | where_there_are
 
 
 def _moved(
@@ -99,7 +105,14 @@ def _policy_facts(episodes: Iterable[EpisodeResult], policy: str) -> dict[str, A
     return {
         "latency_ms": median(e.latency_ms for e in own),
         "clipped_share": sum(e.clipped_steps for e in own) / sum(e.steps for e in own),
-    }
+    } | _evaluations(own)
+
+
+def _evaluations(episodes: Iterable[EpisodeResult]) -> dict[str, float]:
+    """The mean over chunks, of episodes that tell."""
+    told = [(e.chunks, e.evaluations) for e in episodes if e.evaluations is not None]
+    chunks = sum(n for n, _ in told)
+    return {"evaluations": sum(n * mean for n, mean in told) / chunks} if chunks else {}
 
 
 def _rates(
@@ -248,10 +261,14 @@ def _calibration_verdict(n: int, found: Discrimination | None) -> str:
 
 def markdown(summary: dict[str, Any]) -> str:
     """The summary as GitHub Markdown, readable as plain text too."""
-    parts = ["## Success", _success_table(summary), SUCCESS_NOTE]
+    counted = any("evaluations" in facts for facts in summary["policies"].values())
+    note = f"{SUCCESS_NOTE} {EVALUATIONS_NOTE}" if counted else SUCCESS_NOTE
+    parts = ["## Success", _success_table(summary, counted), note]
     if summary["comparisons"]:
         parts += ["## Policies compared on the same episodes"]
         parts += [_comparison_table(summary["comparisons"], ("first", "second")), COMPARISON_NOTE]
+    if "ways" in summary:
+        parts += ["## Ways", ways_table(summary["ways"]), WAYS_NOTE]
     if "moved" in summary:
         parts += ["## Success with moved cameras", *_shift_tables(summary), SHIFT_NOTE]
     controls = [row for row in summary["controls"] if not is_moved(row["second"])]
@@ -276,6 +293,7 @@ SUCCESS_NOTE = (
     "95 % Wilson intervals in brackets. Time to make a chunk: median over episodes, measured while "
     "other episodes ran."
 )
+EVALUATIONS_NOTE = "Evaluations of the network: mean over chunks."
 COMPARISON_NOTE = (
     "Differences with 95 % score intervals for pairs (Tango's, with continuity correction); exact "
     "McNemar p, and adjusted (Holm) for all rows of its task, by which the verdict goes."
@@ -305,8 +323,9 @@ def _shift_tables(summary: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _success_table(summary: dict[str, Any]) -> str:
+def _success_table(summary: dict[str, Any], counted: bool) -> str:
     tasks = list(dict.fromkeys(row["task"] for row in summary["rates"]))
+    names = {"latency_ms": "ms per chunk"} | ({"evaluations": "evaluations"} if counted else {})
     by_row: dict[tuple[str, str], dict[str, str]] = {}
     for row in summary["rates"]:
         if is_moved(row["control"]):
@@ -317,10 +336,11 @@ def _success_table(summary: dict[str, Any]) -> str:
     rows = []
     for (policy, control), cells in by_row.items():
         usual = control == "none"
-        latency = f"{summary['policies'][policy]['latency_ms']:.1f}" if usual else ""
         name = policy if usual else f"{policy}, {control}"
-        rows.append([name, *(cells[task] for task in tasks), latency])
-    return table(["policy", *tasks, "ms per chunk"], rows)
+        facts = summary["policies"][policy] if usual else {}
+        costs = [f"{facts[cost]:.1f}" if cost in facts else "" for cost in names]
+        rows.append([name, *(cells[task] for task in tasks), *costs])
+    return table(["policy", *tasks, *names.values()], rows)
 
 
 def _comparison_table(comparisons: list[dict[str, Any]], names: Sequence[str]) -> str:

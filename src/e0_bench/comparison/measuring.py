@@ -19,6 +19,7 @@ from e0_bench.closed_loop.benchmark import (
 from e0_bench.closed_loop.decodings import Decoding, read_decoding, write_decoding
 from e0_bench.closed_loop.episodes import EpisodeLog, EpisodeResult
 from e0_bench.closed_loop.summary import summarize
+from e0_bench.closed_loop.ways import demonstrated_shares
 from e0_bench.comparison.recipe import Recipe
 from e0_bench.files import read_json
 from e0_bench.tables import table
@@ -205,7 +206,8 @@ def _summarize(episodes: Sequence[EpisodeResult], settings: BenchmarkSettings) -
         list(dict.fromkeys(getattr(episode, name) for episode in episodes))
         for name in ("policy", "task")
     )
-    return summarize(episodes, labels, tasks, settings.controls)
+    shares = demonstrated_shares(settings.env, tasks)
+    return summarize(episodes, labels, tasks, settings.controls, shares)
 
 
 def _has_all(settings: BenchmarkSettings) -> bool:

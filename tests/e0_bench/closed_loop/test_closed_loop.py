@@ -73,6 +73,8 @@ def test_result_follows_from_the_job_alone(runner: Runner) -> None:
         assert (result.steps, result.chunks, len(result.entropy)) == (LENGTH, 2, 2)
         assert all(0 < entropy < np.log(256) for entropy in result.entropy)
         assert result.clipped_steps == 0, "tokens lie in the action space"
+        assert result.evaluations == 2
+        assert (result.way, result.changes_of_mind, result.between) == (None, None, None)
     assert len({result.total_reward for result in results}) == len(JOBS)
 
 
@@ -142,6 +144,7 @@ def test_a_policy_of_another_type(act: Runner) -> None:
     assert [run(act, job) for job in JOBS] == results
     for result in results:
         assert (result.steps, result.chunks, result.entropy) == (LENGTH, 2, [])
+        assert result.evaluations is None
     assert sum(result.clipped_steps for result in results) > 0
 
 

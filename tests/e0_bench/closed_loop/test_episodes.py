@@ -1,5 +1,6 @@
 """The log of episodes: nothing lost, nothing twice, nothing foreign taken in."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def test_cut_line_is_replaced_by_the_next_result(tmp_path: Path) -> None:
         RESULT.to_json()[:-1],
         RESULT.to_json().replace("true", "1"),
         RESULT.to_json().replace('"control"', '"blackout"'),
+        RESULT.to_json().replace("}", ', "way": "left"}'),
         RESULT.to_json(),  # once more
     ],
 )
@@ -73,3 +75,12 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> N
     with pytest.raises(EpisodeLogError, match=r"no log of episodes \(line 1: "):
         EpisodeLog(path)
     assert path.read_text() == "Dear diary,\n"
+
+
+def test_what_an_older_log_does_not_tell_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    told = replace(RESULT, seed=2, evaluations=1.5, way=0, changes_of_mind=0, between=False)
+    older = RESULT.to_json()
+    assert not {"evaluations", "way", "changes_of_mind", "between"} & json.loads(older).keys()
+    path.write_text(f"{older}\n{told.to_json()}\n")
+    assert list(EpisodeLog(path).results.values()) == [RESULT, told]

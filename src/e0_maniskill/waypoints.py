@@ -1,0 +1,130 @@
+"""What plans of experts are made of: waypoints, and the simulator's true state."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from e0_maniskill.env import ManiSkillEnv
+from e0_maniskill.poses import Pose, gripper_down, nearest_angle
+
+OPEN, CLOSED = 1.0, -1.0
+
+APPROACH_HEIGHT = 0.06  # metres above an object before descending on it
+LIFT_HEIGHT = 0.10
+ANY_ROTATION = 9.0  # radians: more than any error
+_EASY_REACH = 0.70  # metres from the base's axis, up to which the gripper can point straight down
+_TILT_PER_METRE = 4.0  # radians of tilt per metre beyond that
+_LARGEST_TILT = 0.6
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """Where the tool shall go, and when it is there.
+
+    Attributes:
+        target: the tool's pose, or a function that gives it anew at every step.
+        gripper: OPEN or CLOSED.
+        position_tolerance: metres. 0 is never reached: the waypoint lasts `max_steps`.
+        rotation_tolerance: radians.
+        min_steps, max_steps: bounds on how long the waypoint lasts.
+        speed: largest translation per axis and step, as a share of the action range.
+        gain: how much of the error is commanded per step. The arm sags under a held object until
+            the command balances its weight; a gain of 2 halves that sag.
+        delicate: whether disturbing the action here would spoil the episode.
+    """
+
+    target: Pose | Callable[[], Pose]
+    gripper: float
+    position_tolerance: float = 0.01
+    rotation_tolerance: float = 0.05
+    min_steps: int = 0
+    max_steps: int = 40
+    speed: float = 0.7
+    gain: float = 1.0
+    delicate: bool = False
+
+    def pose(self) -> Pose:
+        """The target now."""
+        return self.target() if callable(self.target) else self.target
+
+
+Plan = Iterator[Waypoint]
+
+
+class Scene:
+    """The simulator's true state, as poses, and which way the expert is to go (see `Task.ways`)."""
+
+    def __init__(self, env: ManiSkillEnv, way: int = 0) -> None:
+        self.simulator: Any = env.simulator
+        self.way = way
+
+    def tool(self) -> Pose:
+        """The tool centre point, between the fingertips."""
+        return Pose.from_wxyz(self.simulator.agent.tcp.pose.raw_pose[0].numpy())
+
+    def pose(self, name: str) -> Pose:
+        """The simulator's actor or pose of this name."""
+        thing = getattr(self.simulator, name)
+        return Pose.from_wxyz(getattr(thing, "pose", thing).raw_pose[0].numpy())
+
+    def tool_yaw(self) -> float:
+        """The yaw for which `gripper_down` gives the tool's present orientation."""
+        upright = self.tool().rotation * Rotation.from_euler("x", np.pi).inv()
+        return Pose(np.zeros(3), upright).yaw()
+
+    def grasp_rotation(self, yaw: float, period: float) -> Rotation:
+        """Gripper down at `yaw`, or at the equal angle modulo `period` that is least turning."""
+        return gripper_down(nearest_angle(yaw, self.tool_yaw(), period))
+
+    def outward(self, position: np.ndarray) -> np.ndarray:
+        """The horizontal vector (2, metres) from the robot's base to a position."""
+        return position[:2] - self.simulator.agent.robot.pose.p[0, :2].numpy()
+
+    def reaching(self, rotation: Rotation, position: np.ndarray) -> Rotation:
+        """The gripper tilted, around the axis of its fingers' motion, to reach a distant position.
+
+        Pointing down, the arm reaches 0.75 m from its base; a step to an unreachable pose does
+        nothing at all, because ManiSkill's inverse kinematics then finds no solution.
+        """
+        outward = self.outward(position)
+        distance = float(np.linalg.norm(outward))
+        # Only the part of the tilt that leans outwards helps; that part is the axes' cosine.
+        cosine = float(rotation.apply([1.0, 0.0, 0.0])[:2] @ outward) / distance
+        needed = _TILT_PER_METRE * max(0.0, distance - _EASY_REACH)
+        tilt = np.sign(cosine) * min(needed / max(abs(cosine), 0.5), _LARGEST_TILT)
+        return rotation * Rotation.from_euler("y", tilt)
+
+    def carry(self, name: str, destination: np.ndarray, rotation: Rotation) -> Pose:
+        """Where the tool must be so that the held object comes to `destination` (3, metres)."""
+        held = self.pose(name).position
+        return Pose(self.tool().position + destination - held, rotation)
+
+    def align(self, name: str, destination: Pose) -> Pose:
+        """Where the tool must be so that the held object comes to the pose `destination`."""
+        return destination * self.pose(name).inverse() * self.tool()
+
+
+def grasp_at(
+    grasp: Pose,
+    approach: Pose,
+    *,
+    tolerance: float = 0.006,
+    angle: float = 0.06,
+    closing_steps: int = 3,
+) -> Plan:
+    """Come from `approach` to `grasp` (to within `tolerance` metres, `angle` rad) and close."""
+    yield Waypoint(approach, OPEN, position_tolerance=0.02, rotation_tolerance=0.15)
+    yield Waypoint(grasp, OPEN, position_tolerance=tolerance, rotation_tolerance=angle)
+    yield Waypoint(grasp, CLOSED, min_steps=closing_steps, max_steps=closing_steps, delicate=True)
+
+
+def lift_cube(scene: Scene, name: str) -> Plan:
+    """Grasp the cube of this name and hold it up. The gripper keeps its own yaw: it opens wider
+    than the cube's diagonal and squares the cube up as it closes, and a yaw that can hardly be seen
+    is hard to imitate."""
+    grasp = Pose(scene.pose(name).position, scene.grasp_rotation(0.0, np.pi))
+    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
+    yield Waypoint(grasp.raised(LIFT_HEIGHT), CLOSED, position_tolerance=0, max_steps=60)
