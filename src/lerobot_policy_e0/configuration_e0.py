@@ -51,9 +51,10 @@ class E0Config(PreTrainedConfig):
         vocabulary_size: codes per action dimension. codebook: how they are placed; auto chooses
             for each dimension by the error on held-out actions (`e0.tokens.ActionTokenizer.fit`).
     Method (see `e0.objectives`, and `e0.policy.PolicySettings` for which applies to which):
-        objective, head, mean_weight, embedding, schedule, time_distribution, start, sampler,
-        temperature, read_out, early_stop, confidence_noise, remask, denoising_steps (network
-        evaluations per chunk), noise_draws (per observation in training).
+        objective, head, mean_weight, embedding, schedule, time_distribution, start, time_grid,
+        sampler, temperature, cooling, read_out, early_stop, decoding, decoding_draws,
+        confidence_noise, remask, denoising_steps (network evaluations per chunk), noise_draws (per
+        observation in training).
     Network:
         preset: a row of `e0.network.presets`. image_size: height and width that pictures are
             brought to, such as [96,128]; if None those of the preset, or of the model that `vision`
