@@ -41,7 +41,8 @@ def bench(arguments: Arguments) -> None:
 
     The summary covers what is asked for. Stopped, it goes on where it was, and asking for more
     episodes, tasks or checkpoints extends it."""
-    from e0_bench.closed_loop.benchmark import BenchmarkSettings, run_benchmark
+    from e0_bench.closed_loop.benchmark import run_benchmark
+    from e0_bench.closed_loop.settings import BenchmarkSettings
     from e0_bench.closed_loop.summary import markdown
 
     settings = _parse(BenchmarkSettings, arguments, bench)

@@ -15,22 +15,21 @@ from typing import Any
 
 from e0_bench.closed_loop.camera_shifts import moved_axes
 from e0_bench.closed_loop.checkpoints import Checkpoint, check_fit, read_checkpoints
-from e0_bench.closed_loop.decodings import DecodingError, read_decoding, require_different
+from e0_bench.closed_loop.decodings import DecodingError, read_decoding
 from e0_bench.closed_loop.environments import (
     EnvironmentSettings,
     environment_names,
     open_environment,
 )
 from e0_bench.closed_loop.episodes import (
-    INPUT_CONTROLS,
     EpisodeJob,
     EpisodeLog,
     EpisodeResult,
     changed_options,
 )
 from e0_bench.closed_loop.figures import calibration_figure, success_figure
+from e0_bench.closed_loop.record import check_log, extended_record, read_record
 from e0_bench.closed_loop.runner import (
-    EPISODE_SECONDS,
     Assignment,
     EpisodeError,
     RunnerSettings,
@@ -39,88 +38,12 @@ from e0_bench.closed_loop.runner import (
     evaluate,
     told_lost,
 )
+from e0_bench.closed_loop.settings import BenchmarkSettings, BenchmarkSettingsError
 from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, summarize
 from e0_bench.closed_loop.ways import demonstrated_shares
-from e0_bench.files import read_json, write_json, write_text
+from e0_bench.files import write_json, write_text
 from e0_maniskill.locks import own_directory
-
-
-class BenchmarkSettingsError(ValueError):
-    """Settings that cannot be run."""
-
-
-class BenchmarkMismatchError(ValueError):
-    """The output directory holds another benchmark; nothing in it was changed."""
-
-
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """What to measure. The summary covers what is asked for here; episodes that the output
-    directory holds already are not run again, so a benchmark is extended by asking for more."""
-
-    checkpoints: tuple[Path, ...]
-    """Checkpoint directories (.../pretrained_model) or hub ids of any LeRobot policies, whole ones
-    and adapters."""
-    tasks: tuple[str, ...]
-    """Tasks of the environment; a suite such as libero_10 stands for all tasks in it."""
-    out: Path
-    """Directory of the results."""
-    episodes: int = 50
-    """Episodes of each policy on each task."""
-    seed: int = 900_000
-    """Seed of each task's first episode; the others follow it."""
-    labels: tuple[str, ...] = ()
-    """Names of the policies; made from the paths if not given."""
-    env: str = "maniskill"
-    """Environment type, as --env.type of LeRobot."""
-    env_options: tuple[str, ...] = ()
-    """The environment's options, as in proprioception=compact image_size=96."""
-    decodings: tuple[str, ...] = ()
-    """Measure each E0 policy decoded in each of these ways, in place of its own, as in
-    one:start=zero,denoising_steps=1 mine: (its own); they are called LABEL-one and LABEL-mine."""
-    controls: tuple[str, ...] = ()
-    """Repeat episodes with one thing changed: blackout (black images), instruction (another than
-    the right one), or options of the environment, as in camera_shift=15,0,1,0."""
-    control_episodes: int = 20
-    """Episodes of each control: the first ones of each task, at most all."""
-    workers: int = 2
-    """Processes."""
-    episode_seconds: float = EPISODE_SECONDS
-    """An episode that takes longer is taken to hang: it is tried once more, and then left out."""
-
-    def __post_init__(self) -> None:
-        for name in ("episodes", "control_episodes", "workers"):
-            if getattr(self, name) < 1:
-                raise BenchmarkSettingsError(
-                    f"{name} must be at least 1, not {getattr(self, name)}"
-                )
-        try:
-            require_different([read_decoding(text) for text in self.decodings])
-        except DecodingError as error:
-            raise BenchmarkSettingsError(str(error)) from error
-        if not self.episode_seconds > 0:
-            raise BenchmarkSettingsError(
-                f"episode_seconds must be positive: {self.episode_seconds}"
-            )
-        if not 0 <= self.seed <= 2**31 - self.episodes:
-            raise BenchmarkSettingsError(f"seeds must lie in [0, 2^31), the first is {self.seed}")
-        for name in ("tasks", "controls"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise BenchmarkSettingsError(f"{name} holds a name twice: {', '.join(values)}")
-        for control in self.controls:
-            if control not in INPUT_CONTROLS and "=" not in control:
-                raise BenchmarkSettingsError(
-                    f"unknown control {control!r}: {', '.join(INPUT_CONTROLS)}, or options of the "
-                    "environment, as in camera_shift=15,0,1,0"
-                )
-        if not self.tasks:
-            raise BenchmarkSettingsError("give at least one task")
-
-    @property
-    def environment(self) -> EnvironmentSettings:
-        return EnvironmentSettings(self.env, tuple(self.env_options))
 
 
 @dataclass(frozen=True)
@@ -179,12 +102,12 @@ def _measure(
     for task in settings.tasks:
         for control in ("none", *settings.controls):
             settings.environment.changed(changed_options(control)).config(task)
-    recorded = _read_record(settings.out)
+    recorded = read_record(settings.out)
     checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))
     checkpoints = _decoded(checkpoints, settings.decodings)
-    record = _extended_record(settings, checkpoints, recorded)
+    record = extended_record(settings, checkpoints, recorded)
     log = EpisodeLog(settings.out / "episodes.jsonl")
-    _check_log(log, recorded)
+    check_log(log, recorded)
     lost: dict[EpisodeJob, str] = {}
     labels = [checkpoint.label for checkpoint in checkpoints]
     jobs = asked_episodes(settings, labels, record["tasks"])
@@ -211,83 +134,6 @@ def write_results(out: Path, summary: dict[str, Any]) -> None:
         shift_figure(summary, out / "camera_shift.png")
     if summary["calibration"]:
         calibration_figure(summary, out / "calibration.png")
-
-
-# What the output directory holds.
-
-
-def _read_record(out: Path) -> dict[str, Any]:
-    """What `out` is a benchmark of; empty for a new directory."""
-    path, episodes = out / "benchmark.json", out / "episodes.jsonl"
-    if path.exists():
-        try:
-            record = read_json(path)
-            if "denoising_steps" in record and record["denoising_steps"] is not None:
-                raise ValueError("it was made with another number of denoising steps for all")
-            return {key: record[key] for key in ("environment", "seed")} | {
-                key: dict(record[key]) for key in ("policies", "tasks")
-            }
-        except (ValueError, KeyError, TypeError) as error:
-            raise BenchmarkMismatchError(
-                f"{path} does not describe a benchmark ({error!r}); choose another --out"
-            ) from error
-    if episodes.exists() and episodes.stat().st_size:
-        raise BenchmarkMismatchError(
-            f"{episodes} holds episodes of another run, without a benchmark.json beside it; choose "
-            "another --out"
-        )
-    return {}
-
-
-def _extended_record(
-    settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint], recorded: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The record with the new policies; BenchmarkMismatchError if it is of another benchmark."""
-    record: dict[str, Any] = {
-        "environment": {"type": settings.env, "options": settings.environment.changed_options()},
-        "seed": settings.seed,
-        "policies": {checkpoint.label: checkpoint.record() for checkpoint in checkpoints},
-        "tasks": {},
-    }
-    if not recorded:
-        return record
-    for key in ("environment", "seed"):
-        if recorded[key] != record[key]:
-            raise BenchmarkMismatchError(
-                f"{settings.out} holds a benchmark with another {key.replace('_', ' ')}: "
-                f"{recorded[key]}, not {record[key]}; choose another --out"
-            )
-    for label, entry in record["policies"].items():
-        before = recorded["policies"].get(label)
-        if before is not None and before.get("decoding") != entry.get("decoding"):
-            raise BenchmarkMismatchError(
-                f"{settings.out} holds episodes of {label!r} decoded by {before.get('decoding')}, "
-                f"not {entry.get('decoding')}; choose another name, or another --out"
-            )
-        if before is not None and before["files"] != entry["files"]:
-            changed = [
-                name
-                for name in sorted(before["files"].keys() | entry["files"].keys())
-                if before["files"].get(name) != entry["files"].get(name)
-            ]
-            raise BenchmarkMismatchError(
-                f"{settings.out} holds episodes of another policy {label!r}: "
-                f"{', '.join(changed)} of {entry['checkpoint']} differ; choose another label with "
-                "--labels, or another --out"
-            )
-    record["policies"] = recorded["policies"] | record["policies"]
-    record["tasks"] = recorded["tasks"]
-    return record
-
-
-def _check_log(log: EpisodeLog, recorded: Mapping[str, Any]) -> None:
-    policies = recorded.get("policies", {})
-    tasks = {name for names in recorded.get("tasks", {}).values() for name in names}
-    for job in log.results:
-        if job.policy not in policies or job.task not in tasks:
-            raise BenchmarkMismatchError(
-                f"{log.path} holds an episode of another run ({job}); choose another --out"
-            )
 
 
 # What is to be run.

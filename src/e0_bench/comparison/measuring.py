@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 from e0_bench.closed_loop.benchmark import (
-    BenchmarkSettings,
     asked_episodes,
     read_episodes,
     run_benchmark,
@@ -18,6 +17,7 @@ from e0_bench.closed_loop.benchmark import (
 )
 from e0_bench.closed_loop.decodings import Decoding, read_decoding, write_decoding
 from e0_bench.closed_loop.episodes import EpisodeLog, EpisodeResult
+from e0_bench.closed_loop.settings import BenchmarkSettings
 from e0_bench.closed_loop.summary import summarize
 from e0_bench.closed_loop.ways import demonstrated_shares
 from e0_bench.comparison.recipe import Recipe

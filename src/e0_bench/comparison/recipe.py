@@ -31,8 +31,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from e0_bench.closed_loop.benchmark import BenchmarkSettings
 from e0_bench.closed_loop.decodings import Decoding, DecodingError, make_decoding
+from e0_bench.closed_loop.settings import BenchmarkSettings
 from e0_bench.training_run import check_training, local_training
 from e0_maniskill.files import FileNameError, file_name
 
