@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from lerobot_policy_e0 import E0Config
 
 DIFFUSION = (
-    *("decoding", "decoding_draws", "start", "denoising_steps", "time_grid", "sampler"),
-    *("temperature", "cooling", "read_out", "early_stop"),
+    *("start", "denoising_steps", "time_grid", "sampler", "temperature", "cooling", "read_out"),
+    *("early_stop", "decoding", "decoding_draws"),
 )
 OF_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "e0": DIFFUSION,
