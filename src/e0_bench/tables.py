@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -15,3 +16,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def interval_cell(row: Mapping[str, Any], template: str) -> str:
+    """The bounds `low` and `high` of a row in per cent, if it has any."""
+    if row["low"] is None:
+        return "no interval"
+    return template.format(100 * row["low"], 100 * row["high"])

@@ -45,9 +45,10 @@ class EpisodeResult:
     of each chunk in nats, in order; empty for a policy without one. chunks: how many were made.
     latency_ms: mean time to make one. clipped_steps: steps whose action was brought into the
     environment's bounds (see `e0_bench.closed_loop.environments`). evaluations: of the network,
-    mean per chunk, for policies that count them. For tasks that can be done in several ways, way:
-    the last one that was being gone, None if there was none; changes_of_mind: how often it changed;
-    between: whether the tool was ever where it is on none of them.
+    mean per chunk, for policies that count them. ambiguity: of each chunk, in order, where the
+    policy's decoding looks at it (see `e0.ambiguity`). For tasks that can be done in several ways,
+    way: the last one that was being gone, None if there was none; changes_of_mind: how often it
+    changed; between: whether the tool was ever where it is on none of them.
     """
 
     policy: str
@@ -63,6 +64,7 @@ class EpisodeResult:
     instruction: str
     clipped_steps: int = 0
     evaluations: float | None = None
+    ambiguity: list[float] | None = None
     way: int | None = None
     changes_of_mind: int | None = None
     between: bool | None = None
@@ -108,6 +110,7 @@ _FIELDS: dict[str, type] = {
 }
 _OPTIONAL_FIELDS: dict[str, type] = {
     "evaluations": float,
+    "ambiguity": list,
     "way": int,
     "changes_of_mind": int,
     "between": bool,

@@ -72,6 +72,7 @@ class _Progress:
     entropy: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
     evaluations: list[float] = field(default_factory=list)
+    ambiguity: list[float] = field(default_factory=list)
     ways: list[int] = field(default_factory=list)
     between: bool | None = None
 
@@ -187,6 +188,7 @@ class Runner:
             instruction=instruction,
             clipped_steps=progress.clipped_steps,
             evaluations=float(np.mean(progress.evaluations)) if progress.evaluations else None,
+            ambiguity=progress.ambiguity or None,
             way=next((way for way in reversed(progress.ways) if way >= 0), None),
             changes_of_mind=changes_of_mind(progress.ways) if progress.ways else None,
             between=progress.between,
@@ -211,6 +213,8 @@ class Runner:
                 progress.evaluations.append(float(after.steps_taken))
                 if after.entropy is not None:
                     progress.entropy.append(float(after.entropy.float().mean()))
+                if after.ambiguity is not None:
+                    progress.ambiguity.append(float(after.ambiguity.mean()))
         _, finish = self._processors_of(environment)
         return finish({ACTION: self.postprocess(action)})[ACTION].to("cpu").numpy()
 

@@ -5,37 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
+from e0_bench.closed_loop.calibration import calibration, calibration_markdown
 from e0_bench.closed_loop.camera_shifts import is_moved, shift_rows
 from e0_bench.closed_loop.episodes import EpisodeResult
 from e0_bench.closed_loop.ways import WAYS_NOTE, ways_summary, ways_table
 from e0_bench.statistics import (
-    FEWEST_EPISODES,
-    Discrimination,
     Outcomes,
     Pairs,
     Rate,
     difference,
     difference_interval,
-    failure_auc,
     holm,
     mcnemar_p,
     paired,
-    reliability_bins,
-    too_few,
     verdict,
 )
-from e0_bench.tables import table
+from e0_bench.tables import interval_cell, table
 
 ALL_TASKS = "all tasks"
-FEWEST_OF_A_KIND = 5  # failures and successes, for a claim on telling them apart
-MOST_BINS, EPISODES_PER_BIN = 5, 10
-
-# Failed episodes are the longer ones, and what follows a failure looks odd to any policy. So the
-# whole episode may only notice a failure; the start that all episodes of a task share foresees it.
-WHOLE, START = "whole episode", "shared start"
 
 
 def summarize(
@@ -54,10 +44,13 @@ def summarize(
     control's seeds. moved: a row for each pair of policies and task under each control that moves
     cameras, judged for each of these controls apart; missing without such controls. ways: see
     `ways_summary`; missing without tasks that have several. calibration: by policy with entropies,
-    how well they tell failures. Raises PairingError if episodes are missing.
+    how well they tell failures; ambiguity: the same of it, missing where no policy tells it. Raises
+    PairingError if episodes are missing.
     """
     where_there_are = _moved(episodes, policies, controls)
     where_there_are |= ways_summary(episodes, policies, shares or {})
+    if ambiguity := calibration(episodes, policies, "ambiguity"):
+        where_there_are["ambiguity"] = ambiguity
     return {
         "policies": {policy: _policy_facts(episodes, policy) for policy in policies},
         "rates": _rates(episodes, policies, tasks, ("none", *controls)),
@@ -72,7 +65,7 @@ def summarize(
                 for control in controls
             ]
         ),
-        "calibration": _calibration(episodes, policies),
+        "calibration": calibration(episodes, policies, "entropy"),
     } | where_there_are
 
 
@@ -200,62 +193,6 @@ def _with_interval(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"low": low, "high": high}
 
 
-def _calibration(
-    episodes: Iterable[EpisodeResult], policies: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    calibration = {}
-    for policy in policies:
-        own = [e for e in episodes if e.policy == policy and e.control == "none" and e.entropy]
-        if own:
-            shortest = {
-                task: min(len(e.entropy) for e in own if e.task == task)
-                for task in {e.task for e in own}
-            }
-            calibration[policy] = {
-                WHOLE: _discrimination(own, [fmean(e.entropy) for e in own]),
-                START: _discrimination(own, [fmean(e.entropy[: shortest[e.task]]) for e in own]),
-            }
-    return calibration
-
-
-def _discrimination(episodes: Sequence[EpisodeResult], scores: Sequence[float]) -> dict[str, Any]:
-    failures, tasks = [not e.success for e in episodes], [e.task for e in episodes]
-    found = failure_auc(scores, failures, tasks)
-    bins = max(1, min(MOST_BINS, len(episodes) // EPISODES_PER_BIN))
-    low, high = (found and found.interval) or (None, None)
-    return {
-        "n": len(episodes),
-        "failures": sum(failures),
-        "auc": found and found.auc,
-        "low": low,
-        "high": high,
-        "verdict": _calibration_verdict(len(episodes), found),
-        "bins": [
-            {
-                "low": b.low,
-                "high": b.high,
-                "failures": b.failures.successes,
-                "n": b.failures.episodes,
-            }
-            for b in reliability_bins(scores, failures, tasks, bins)
-        ],
-    }
-
-
-def _calibration_verdict(n: int, found: Discrimination | None) -> str:
-    if n < FEWEST_EPISODES:
-        return too_few(n)
-    if found is None:
-        return "no task has both failures and successes"
-    if min(found.failures, found.successes) < FEWEST_OF_A_KIND:
-        kind = "failures" if found.failures < found.successes else "successes"
-        return f"too few {kind} for a claim ({min(found.failures, found.successes)})"
-    low, high = found.interval or (found.auc, found.auc)
-    if low > 0.5:
-        return "failures have the higher entropy"
-    return "failures have the lower entropy" if high < 0.5 else "not distinguishable from chance"
-
-
 # The table.
 
 
@@ -277,7 +214,9 @@ def markdown(summary: dict[str, Any]) -> str:
         columns = ("policy", "first", "second")
         parts += [_comparison_table(controls, columns), COMPARISON_NOTE]
     if summary["calibration"]:
-        parts += ["## Does entropy foretell failure?", _calibration_table(summary), AUC_NOTE]
+        parts.append(calibration_markdown(summary["calibration"], "entropy"))
+    if "ambiguity" in summary:
+        parts.append(calibration_markdown(summary["ambiguity"], "ambiguity"))
     if "failed_to_run" in summary:
         parts.append(_failed_to_run(summary["failed_to_run"]))
     for policy, facts in summary["policies"].items():
@@ -302,11 +241,6 @@ SHIFT_NOTE = (
     "Success in % with 95 % Wilson intervals; points lost against home on the same episodes, with "
     "95 % score intervals for pairs (Tango's, with continuity correction); ahead: exact McNemar "
     "test, adjusted (Holm) for all pairs of policies on this task with this camera."
-)
-AUC_NOTE = (
-    "AUC: how often a failure has a higher mean entropy than a success of the same task (50 % is "
-    "chance), with 95 % bootstrap interval. Failed episodes run longer, so only the start, the "
-    "chunks that every episode of the task has, foretells."
 )
 
 
@@ -346,7 +280,7 @@ def _success_table(summary: dict[str, Any], counted: bool) -> str:
 def _comparison_table(comparisons: list[dict[str, Any]], names: Sequence[str]) -> str:
     rows = []
     for row in comparisons:
-        interval = _interval(row, "{:+.0f} to {:+.0f}")
+        interval = interval_cell(row, "{:+.0f} to {:+.0f}")
         rows.append(
             [
                 *(row[name] for name in names),
@@ -362,25 +296,6 @@ def _comparison_table(comparisons: list[dict[str, Any]], names: Sequence[str]) -
     head = ["A" if name == "first" else "B" if name == "second" else name for name in names]
     head += ["task", "n", "only A / only B", "A − B, points", "p", "adjusted p", "verdict"]
     return table(head, rows)
-
-
-def _calibration_table(summary: dict[str, Any]) -> str:
-    rows = []
-    for policy, scores in summary["calibration"].items():
-        for name, found in scores.items():
-            auc = "undefined"
-            if found["auc"] is not None:
-                auc = f"{100 * found['auc']:.0f} % ({_interval(found, '{:.0f}–{:.0f}')})"
-            counts = f"{found['failures']} of {found['n']}"
-            rows.append([policy, name, counts, auc, found["verdict"]])
-    return table(["policy", "entropy of", "failures", "AUC", "verdict"], rows)
-
-
-def _interval(row: dict[str, Any], template: str) -> str:
-    """Bounds in per cent, if there are any."""
-    if row["low"] is None:
-        return "no interval"
-    return template.format(100 * row["low"], 100 * row["high"])
 
 
 def _p(value: float) -> str:

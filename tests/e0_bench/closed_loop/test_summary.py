@@ -166,3 +166,18 @@ def test_figures(summary: dict[str, Any], tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as picture:
             assert len(picture.convert("RGB").getcolors(2**20) or []) > 20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.png", "success.png"]
+
+
+def test_ambiguity_is_judged_like_entropy_where_it_is_told() -> None:
+    rows = [
+        replace(e, ambiguity=[0.0] if e.success else [0.5])
+        for e in episodes("a", "push", "+-" * 15)
+    ]
+    found = summarize(rows, ["a"], ["push"], [])
+    assert found["calibration"] == {}
+    assert found["ambiguity"]["a"]["shared start"]["auc"] == 1.0
+    assert (
+        found["ambiguity"]["a"]["shared start"]["verdict"] == "failures have the higher ambiguity"
+    )
+    assert "## Does ambiguity foretell failure?" in markdown(found)
+    assert "ambiguity" not in summarize(episodes("a", "push", "+-" * 15), ["a"], ["push"], [])
