@@ -12,9 +12,13 @@ from torch import Tensor
 from e0.heads import TokenHead
 from e0.network.transformer import DecodingCache
 from e0.objectives import E0Objective, Sampling
+from e0.objectives.diffusion import ALWAYS, NEVER
+from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler
 from e0.tokens import ActionTokenizer
 from small_policies import LAYOUTS, assert_same, make_policy, observe, seeded
+from small_policies import D as PD
+from small_policies import H as PH
 
 H, V = 4, 41
 
@@ -100,17 +104,36 @@ def test_noise_that_is_given_chooses_the_way(tokenizer: ActionTokenizer) -> None
 
 @pytest.mark.parametrize("preset", LAYOUTS)
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("ambiguous", [0.0, 2.0], ids=["several ways", "one way"])
+@pytest.mark.parametrize("ambiguous", [ALWAYS, 0.01, NEVER])
 def test_fast_chunks_are_the_plain_ones(preset: str, batch: int, ambiguous: float) -> None:
     policy = make_policy(preset, decoding="adaptive", decoding_draws=3, time_grid="dense_jump")
     policy.objective = replace(policy.objective, ambiguous=ambiguous)  # pyright: ignore
     observation = observe(policy, batch)
     sampler = FastSampler(policy, steps=3)
     assert sampler.reason is None
-    for seed in (1, 2):
-        fast = sampler.sample(observation, generator=seeded(seed))
-        assert fast.steps_taken == (4 if ambiguous == 0 else 1)
-        assert_same(fast, policy.sample(observation, steps=3, generator=seeded(seed)))
+    for sample in (sampler.sample, GraphedSampler(sampler).sample):
+        for seed in (1, 2):
+            fast = sample(observation, generator=seeded(seed))
+            assert fast.steps_taken == {ALWAYS: 4, NEVER: 1}.get(ambiguous, fast.steps_taken)
+            assert_same(fast, policy.sample(observation, steps=3, generator=seeded(seed)))
+
+
+def test_buffers_draw_no_noise_where_there_is_one_way_and_keep_what_is_given() -> None:
+    policy = make_policy("tiny", decoding="adaptive", decoding_draws=3)
+    observation = observe(policy, 2)
+    noise = torch.randn(2, PH, PD, 1, generator=seeded(3))
+    for ambiguous, after in ((1.01, True), (0.01, False)):
+        policy.objective = replace(policy.objective, ambiguous=ambiguous)  # pyright: ignore
+        graphed = GraphedSampler(FastSampler(policy, steps=2))
+        assert graphed.either is not None
+        graphed.warm_up(observation)
+        generator = seeded(5)
+        graphed.sample(observation, generator=generator)
+        assert torch.rand(3, generator=generator).equal(torch.rand(3, generator=seeded(5))) == after
+        plain = policy.sample(observation, steps=2, generator=seeded(6), noise=noise)
+        assert_same(graphed.sample(observation, generator=seeded(6), noise=noise), plain)
+        with pytest.raises(ValueError, match="noise must have shape"):
+            policy.sample(observation, steps=2, noise=noise[:, :1])
 
 
 def test_impossible_settings_are_refused(tokenizer: ActionTokenizer) -> None:

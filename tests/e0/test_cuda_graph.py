@@ -23,6 +23,7 @@ from e0.finite import Drawn
 from e0.network.policy_network import Observation
 from e0.network.presets import PRESETS
 from e0.objectives import ActionChunk
+from e0.objectives.diffusion import ALWAYS, NEVER
 from e0.policy import Policy
 from e0.sampling import cuda_graph, sampler
 from e0.sampling.cuda_graph import PROMPT_TOKENS, GraphedSampler, unflatten
@@ -306,7 +307,7 @@ def draw_on_fake_gpu(
     reading one, as waiting for the device does, is an error. With it how many kernels it takes."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(
-        sampler, "time_grid", lambda *_: torch.linspace(1, 1 / steps, steps, device="cuda")
+        sampler, "time_grid", lambda *_: torch.linspace(1, 1 / steps, steps + 1, device="cuda")
     )
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         moved = {}
@@ -339,6 +340,17 @@ def test_nothing_of_a_chunk_waits_for_the_device(
     drawn, _ = draw_on_fake_gpu(small, 2, monkeypatch)
     assert drawn.chunk.actions.shape == (1, H, D)
     assert drawn.finite.device.type == "cuda"
+
+
+@pytest.mark.parametrize(("ambiguous", "evaluations"), [(NEVER, 1), (ALWAYS, 3)])
+def test_neither_part_of_adaptive_decoding_waits_for_the_device(
+    ambiguous: float, evaluations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = make_policy("tiny", decoding="adaptive", decoding_draws=3)
+    small.objective = replace(small.objective, ambiguous=ambiguous)  # pyright: ignore
+    drawn, _ = draw_on_fake_gpu(small, 2, monkeypatch)
+    assert drawn.chunk.steps_taken == evaluations
+    assert drawn.chunk.actions.shape == (1, H, D)
 
 
 @pytest.mark.parametrize(("preset", "most"), [("paligemma_debug", 32), ("paligemma_pi0_debug", 30)])

@@ -34,6 +34,7 @@ from e0.posterior import READ_OUTS, read_out
 from e0.training_times import TIME_DISTRIBUTIONS
 
 EMBEDDINGS = ("ordinal", "one_hot")
+ALWAYS, NEVER = 0.0, 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class E0Objective:
     the posterior from zero noise. Where it leaves one way to act, that is the chunk, after a single
     evaluation; where it leaves several (`e0.ambiguity`), `decoding_draws` chunks are sampled from
     noise in one batch, and one of them acts. Noise that is given is that of the first of these,
-    which chooses the way.
+    which chooses the way, or (B, draws, H, D, input width) that of all.
 
     Raises ValueError for an unknown embedding, schedule, time distribution, start, grid, sampler,
     read-out or decoding, for a negative temperature and for no draws.
@@ -64,7 +65,8 @@ class E0Objective:
     decoding: str = "fixed"
     decoding_draws: int = 8
     ambiguous: float = 0.5
-    """The least ambiguity of a chunk for which several ways are sampled."""
+    """The least ambiguity of a chunk for which several ways are sampled; at ALWAYS and NEVER no
+    value decides, so nothing waits for a device."""
 
     causal = False
 
@@ -127,17 +129,17 @@ class E0Objective:
         self, denoise: Denoise, shape: tuple[int, int, int, int], sampling: Sampling
     ) -> ActionChunk:
         device = self.head.tokenizer.codebook.device
-        first = starting_noise(sampling.noise, shape, None, device, "zero")
-        at_once = self._draw(denoise, torch.zeros_like(first), replace(sampling, steps=1))
+        given, all_draws = sampling.noise, (shape[0], self.decoding_draws, *shape[1:])
+        if given is not None:
+            given = starting_noise(given, all_draws if given.ndim == 5 else shape, None, device)
+        zero = torch.zeros(shape, device=device)
+        at_once = self._draw(denoise, zero, replace(sampling, steps=1))
         actions, entropy = self._actions(at_once.logits), at_once.entropy
         measured = ambiguity(at_once.logits, OrdinalEmbedding(self.head.tokenizer).table())
         several = measured >= self.ambiguous
-        if not several.any():
+        if self.ambiguous == NEVER or (self.ambiguous != ALWAYS and not several.any()):
             return ActionChunk(actions, entropy, 1, at_once.trace, measured)
-        draws = (shape[0], self.decoding_draws, *shape[1:])
-        noise = starting_noise(None, draws, sampling.generator, device)
-        if sampling.noise is not None:
-            noise[:, 0] = first
+        noise = noise_of_draws(given, all_draws, sampling.generator, device)
         drawn = self._draw(denoise, noise.flatten(0, 1), sampling)
         chosen = self._choose(self._actions(drawn.logits).unflatten(0, (shape[0], -1)))
         place = torch.arange(shape[0], device=device) * self.decoding_draws + chosen
@@ -177,6 +179,20 @@ class E0Objective:
 
     def _choose(self, samples: Tensor) -> Tensor:
         return keep_to_one(self.head.tokenizer.standardize(samples))
+
+
+def noise_of_draws(
+    given: Tensor | None,
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Tensor:
+    """Noise of all draws, of this shape (B, draws, H, D, input width): what is given of all of them
+    or of the first ones (B, H, D, input width), and else new."""
+    if given is not None and given.ndim == len(shape):
+        return given
+    noise = starting_noise(None, shape, generator, device)
+    return noise if given is None else torch.cat((given[:, None], noise[:, 1:]), dim=1)
 
 
 def require_temperature(temperature: float) -> None:

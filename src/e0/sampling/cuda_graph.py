@@ -22,7 +22,8 @@ from torch import Tensor
 
 from e0.finite import Drawn, accept
 from e0.network.observation import Observation
-from e0.objectives import ActionChunk
+from e0.objectives import ActionChunk, E0Objective
+from e0.objectives.diffusion import ALWAYS, NEVER, noise_of_draws
 from e0.objectives.interface import starting_noise
 from e0.sampling.sampler import FastSampler, say_once
 
@@ -50,6 +51,9 @@ class GraphedSampler:
     reason: why there is no graph, None if there is; then chunks are sampled step by step, through
     the same buffers, and on a GPU the log says so. Nothing waits for the device but the look at a
     chunk before it is given.
+
+    A graph cannot decide. So adaptive decoding has one that looks and one that samples several
+    ways, `either`, and what the first says is read between them.
     """
 
     def __init__(self, sampler: FastSampler) -> None:
@@ -58,6 +62,7 @@ class GraphedSampler:
         self._lock = threading.Lock()  # threads share the buffers
         self._recordings: OrderedDict[Signature, Recording] = OrderedDict()
         self._memory: Any = None  # of all graphs: they never run at the same time
+        self.either = self._looking_and_sampling()
         if self.reason is not None and self._device.type == "cuda":
             say_once(f"chunks are sampled without a CUDA graph: {self.reason}")
 
@@ -72,13 +77,11 @@ class GraphedSampler:
         takes a few seconds."""
         if self.sampler.reason is not None or not self._takes_noise:
             return self.sampler.sample(observation, generator=generator, noise=noise)
-        objective: Any = self.sampler.policy.objective
+        if self.either is not None:
+            return self._adapt(observation, generator, noise)
+        start = getattr(self.sampler.objective, "start", "noise")
         noise = starting_noise(
-            noise,
-            self._noise_shape(observation),
-            generator,
-            self._device,
-            getattr(objective, "start", "noise"),
+            noise, self._noise_shape(observation), generator, self._device, start
         )
         with self._lock:
             drawn = self._draw(self._padded(observation), noise)
@@ -87,8 +90,45 @@ class GraphedSampler:
     def warm_up(self, observation: Observation) -> None:
         """Capture what chunks of such observations need; of prompts that tell the state, which
         changes their length, also those a little shorter and longer."""
-        for near in self._nearby(observation):
-            self.sample(near, generator=torch.Generator(self._device))
+        for part in self.either or (self,):
+            for near in self._nearby(observation):
+                part.sample(near, generator=torch.Generator(self._device))
+
+    def _looking_and_sampling(self) -> tuple[GraphedSampler, GraphedSampler] | None:
+        objective = self.sampler.objective
+        if self.sampler.reason is not None or not isinstance(objective, E0Objective):
+            return None
+        if objective.decoding == "fixed" or objective.ambiguous in (ALWAYS, NEVER):
+            return None
+        look, sample = replace(objective, ambiguous=NEVER), replace(objective, ambiguous=ALWAYS)
+        return (
+            GraphedSampler(self.sampler.decoding(look)),
+            GraphedSampler(self.sampler.decoding(sample)),
+        )
+
+    def _adapt(
+        self, observation: Observation, generator: torch.Generator | None, noise: Tensor | None
+    ) -> ActionChunk:
+        """`E0Objective`'s adaptive decoding, by two samplers."""
+        assert self.either is not None and isinstance(self.sampler.objective, E0Objective)
+        look, sample = self.either
+        at_once = look.sample(
+            observation, noise=torch.zeros(look._noise_shape(observation), device=self._device)
+        )
+        assert at_once.ambiguity is not None and at_once.entropy is not None
+        several = at_once.ambiguity >= self.sampler.objective.ambiguous
+        if not several.any():
+            return at_once
+        shape = sample._noise_shape(observation)
+        chunk = sample.sample(
+            observation, noise=noise_of_draws(noise, shape, generator, self._device)
+        )
+        assert chunk.entropy is not None
+        several = several[:, None, None]
+        return chunk._replace(
+            actions=torch.where(several, chunk.actions, at_once.actions),
+            entropy=torch.where(several, chunk.entropy, at_once.entropy),
+        )
 
     def _nearby(self, observation: Observation) -> Iterator[Observation]:
         yield observation
@@ -132,7 +172,7 @@ class GraphedSampler:
         """Whether sampling starts from noise alone and draws nothing on the way."""
         settings = self.sampler.policy.settings
         if settings.objective == "e0":
-            return settings.sampler == "ddim" and settings.decoding == "fixed"
+            return settings.sampler == "ddim"
         return settings.objective in ("flow", "hybrid")
 
     def _no_graph(self) -> str | None:
@@ -147,8 +187,11 @@ class GraphedSampler:
     def _noise_shape(self, observation: Observation) -> tuple[int, ...]:
         settings = self.sampler.policy.settings
         batch = len(next(iter(observation.tensors().values())))
-        width = self.sampler.policy.objective.input_width
-        return (batch, settings.horizon, settings.action_dim, width)
+        objective: Any = self.sampler.objective
+        chunk = (settings.horizon, settings.action_dim, objective.input_width)
+        if _samples_several(objective):
+            return (batch, objective.decoding_draws, *chunk)
+        return (batch, *chunk)
 
     # Also where chunks are asked for under inference mode: buffers must serve outside of it, too.
     @torch.inference_mode(False)
@@ -196,6 +239,10 @@ class GraphedSampler:
         return graph, result
 
 
+def _samples_several(objective: Any) -> bool:
+    return getattr(objective, "decoding", "fixed") == "adaptive" and objective.ambiguous != NEVER
+
+
 def _tidy_up(stream: torch.cuda.Stream, memory: Any) -> None:
     """Undo what a capture that failed leaves behind, since PyTorch's `capture_end` raises before it
     does so: its stream, its memory, which still takes all allocations, and a generator that refuses
@@ -236,5 +283,6 @@ def _copied(drawn: Drawn) -> Drawn:
     """A chunk of its own memory: the next replay overwrites the graph's."""
     chunk = drawn.chunk
     entropy = None if chunk.entropy is None else chunk.entropy.clone()
-    kept = chunk._replace(actions=chunk.actions.clone(), entropy=entropy)
+    ambiguity = None if chunk.ambiguity is None else chunk.ambiguity.clone()
+    kept = chunk._replace(actions=chunk.actions.clone(), entropy=entropy, ambiguity=ambiguity)
     return Drawn(kept, drawn.finite.clone())

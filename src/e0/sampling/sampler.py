@@ -6,6 +6,7 @@ of the head and what `FastDenoiser` needs for the times of a policy's denoising 
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from dataclasses import replace
@@ -28,6 +29,7 @@ from e0.network.transformer import (
     RMSNorm,
 )
 from e0.objectives import ActionChunk, E0Objective, Objective, Sampling
+from e0.objectives.diffusion import ALWAYS
 from e0.policy import Policy
 from e0.precision import in_dtype
 from e0.sampling.denoiser import FastDenoiser
@@ -76,6 +78,12 @@ class FastSampler:
         self.denoiser = FastDenoiser(policy.network, self.network, times, compiled)
         if compiled:
             self.network = with_compiled_blocks(self.network)
+
+    def decoding(self, objective: Objective) -> FastSampler:
+        """The same sampler with another objective for the same network and times."""
+        twin = copy.copy(self)
+        twin.objective = prepared(objective)
+        return twin
 
     @torch.no_grad()
     def sample(
@@ -158,7 +166,7 @@ def time_grid(objective: Objective, policy: Policy, steps: int) -> Tensor:
     """The times (K,) at which a chunk's evaluations happen, as the objective asks for them; of
     adaptive decoding where there are several ways."""
     if isinstance(objective, E0Objective):
-        objective = replace(objective, ambiguous=0.0)
+        objective = replace(objective, ambiguous=ALWAYS)
     times: list[Tensor] = []
 
     def listen(noisy: Tensor, time: Tensor, cache: DecodingCache | None = None) -> Tensor:
