@@ -1,8 +1,10 @@
 """Whether a posterior leaves one way to act or several, and how to keep to one of several.
 
-The measure is Otsu's (1979, IEEE Trans. SMC 9:62): cut a distribution in two where that explains
-most of its variance. A Gaussian's best cut explains .64 of it and a uniform one's .75, two narrow
-peaks' nearly all, however far apart they lie; so peaks are told from mere width.
+A distribution is cut in two where that explains most of its variance (Otsu 1979, IEEE Trans. SMC
+9:62). Two parts are two peaks if little lies between them: within a quarter of the distance of
+their means around the midpoint half as much mass as around the lighter one, or less. That does not
+depend on how wide a distribution is: of a Gaussian a third more lies there, of a uniform one as
+much, of two Gaussians whose means are four deviations apart half as much.
 
 Shapes: B chunks, N samples of each, H steps, D action dimensions, V values in ascending order.
 """
@@ -14,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-EXPLAINED = 0.85
-"""Share of the variance that a cut must explain for two peaks."""
+HIGHEST_SADDLE = 0.5
+"""Mass between two peaks, relative to that around the lesser."""
 SMALLEST_SHARE = 0.1
-"""Mass that the lesser peak must have: an outlier is no way to act."""
+"""Mass that the lesser part must have: an outlier is no way to act."""
 SMALLEST_GAP = 0.5
 """Standard deviations of the data between the two means: nearer ones are the same way."""
 
@@ -25,11 +27,12 @@ SMALLEST_GAP = 0.5
 class Cut(NamedTuple):
     """Where a distribution falls into two, all (...).
 
-    explained: share of the variance between the two parts. gap: distance of their means. lesser:
-    mass of the lighter one. last: index of the lower part's last value.
+    saddle: mass around the midpoint of the parts' means relative to that around the means, the
+    lesser of the two. gap: distance of the means. lesser: mass of the lighter part. last: index of
+    the lower part's last value.
     """
 
-    explained: Tensor
+    saddle: Tensor
     gap: Tensor
     lesser: Tensor
     last: Tensor
@@ -37,34 +40,37 @@ class Cut(NamedTuple):
 
 def best_cut(values: Tensor, masses: Tensor) -> Cut:
     """Cut distributions with masses (..., V), which sum to 1, at values (..., V) in two."""
-    moment = (masses * values).cumsum(-1)
-    mean, below = moment[..., -1:], masses.cumsum(-1)[..., :-1]
+    below, moment = masses.cumsum(-1)[..., :-1], (masses * values).cumsum(-1)
+    mean, moment = moment[..., -1:], moment[..., :-1]
     product = below * (1 - below)
-    offset = (mean * below - moment[..., :-1]).abs()
-    between = torch.where(product > 1e-6, offset.square() / product.clamp_min(1e-6), 0.0)
-    most, last = between.max(-1)
-    total = (masses * (values - mean).square()).sum(-1)
+    between = (mean * below - moment).square() / product.clamp_min(1e-6)
+    last = torch.where(product > 1e-6, between, 0.0).argmax(-1, keepdim=True)
+    share = below.gather(-1, last)
+    lower = moment.gather(-1, last) / share.clamp_min(1e-6)
+    upper = (mean - moment.gather(-1, last)) / (1 - share).clamp_min(1e-6)
+    reach = (upper - lower) / 4
 
-    def at_cut(every: Tensor) -> Tensor:
-        return every.gather(-1, last[..., None])[..., 0]
+    def around(middle: Tensor) -> Tensor:
+        return (masses * ((values - middle).abs() <= reach)).sum(-1)
 
-    share = at_cut(below)
+    peaks = torch.minimum(around(lower), around(upper))
     return Cut(
-        explained=torch.where(total > 1e-9, most / total.clamp_min(1e-9), 0.0),
-        gap=at_cut(offset) / at_cut(product).clamp_min(1e-6),
-        lesser=torch.minimum(share, 1 - share),
-        last=last,
+        saddle=around((lower + upper) / 2) / peaks.clamp_min(1e-9),
+        gap=(upper - lower)[..., 0],
+        lesser=torch.minimum(share, 1 - share)[..., 0],
+        last=last[..., 0],
     )
 
 
 def ambiguity(logits: Tensor, values: Tensor) -> Tensor:
     """How ambiguous each chunk is, (B,) in [0, 1]: of its most ambiguous dimension the share of
-    steps whose posterior has two peaks. A few steps are a question of when, most of them of how.
+    steps whose posterior has two peaks.
 
     logits: (B, H, D, V). values: (D, V), of the codes, in standard deviations of the data.
     """
     cut = best_cut(values, logits.float().softmax(-1))
-    two = (cut.explained >= EXPLAINED) & (cut.lesser >= SMALLEST_SHARE) & (cut.gap >= SMALLEST_GAP)
+    apart = (cut.lesser >= SMALLEST_SHARE) & (cut.gap >= SMALLEST_GAP)
+    two = apart & (cut.saddle <= HIGHEST_SADDLE)
     return two.float().mean(1).amax(-1)
 
 

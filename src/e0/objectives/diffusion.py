@@ -64,7 +64,7 @@ class E0Objective:
     early_stop: bool = False
     decoding: str = "fixed"
     decoding_draws: int = 8
-    ambiguous: float = 0.5
+    ambiguous: float = 0.25
     """The least ambiguity of a chunk for which several ways are sampled; at ALWAYS and NEVER no
     value decides, so nothing waits for a device."""
 
