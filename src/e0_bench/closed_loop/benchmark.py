@@ -15,7 +15,7 @@ from typing import Any
 
 from e0_bench.closed_loop.camera_shifts import moved_axes
 from e0_bench.closed_loop.checkpoints import Checkpoint, check_fit, read_checkpoints
-from e0_bench.closed_loop.decodings import DecodingError, read_decoding
+from e0_bench.closed_loop.decodings import Decoding, DecodingError, read_decoding
 from e0_bench.closed_loop.environments import (
     EnvironmentSettings,
     environment_names,
@@ -84,18 +84,22 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     return summary
 
 
-def read_episodes(settings: BenchmarkSettings) -> list[EpisodeResult]:
+def read_episodes(
+    settings: BenchmarkSettings, ways: Mapping[str, Sequence[Decoding]] | None = None
+) -> list[EpisodeResult]:
     """All episodes of a benchmark that its settings ask for; those that are missing are run, and
-    raise what `run_benchmark` raises, and EpisodeError if one fails to run."""
+    raise what `run_benchmark` raises, and EpisodeError if one fails to run.
+
+    ways: how to decode each policy, by label, in place of the settings' decodings of all."""
     with own_directory(settings.out):
-        _, _, episodes, lost = _measure(settings)
+        _, _, episodes, lost = _measure(settings, ways)
     if lost:
         raise EpisodeError(told_lost(lost))
     return episodes
 
 
 def _measure(
-    settings: BenchmarkSettings,
+    settings: BenchmarkSettings, ways: Mapping[str, Sequence[Decoding]] | None = None
 ) -> tuple[dict[str, Any], list[str], list[EpisodeResult], dict[EpisodeJob, str]]:
     """Run what is missing; the record, the names of all tasks, the episodes asked for as far as all
     policies have them, and what failed to run."""
@@ -104,7 +108,10 @@ def _measure(
             settings.environment.changed(changed_options(control)).config(task)
     recorded = read_record(settings.out)
     checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))
-    checkpoints = _decoded(checkpoints, settings.decodings)
+    if ways is None:
+        every = [read_decoding(text) for text in settings.decodings]
+        ways = {checkpoint.label: every for checkpoint in checkpoints}
+    checkpoints = _decoded(checkpoints, ways)
     record = extended_record(settings, checkpoints, recorded)
     log = EpisodeLog(settings.out / "episodes.jsonl")
     check_log(log, recorded)
@@ -230,13 +237,15 @@ def _assignments(
     ]
 
 
-def _decoded(checkpoints: Sequence[Checkpoint], decodings: Sequence[str]) -> list[Checkpoint]:
-    """Every policy in every way, or as it is."""
-    if not decodings:
-        return list(checkpoints)
+def _decoded(
+    checkpoints: Sequence[Checkpoint], ways: Mapping[str, Sequence[Decoding]]
+) -> list[Checkpoint]:
+    """Every policy in all of its ways, or as it is where there are none."""
+    decoded = []
     try:
-        ways = [read_decoding(text) for text in decodings]
-        decoded = [checkpoint.decoded(way) for checkpoint in checkpoints for way in ways]
+        for checkpoint in checkpoints:
+            own = ways.get(checkpoint.label, ())
+            decoded += [checkpoint.decoded(way) for way in own] if own else [checkpoint]
     except DecodingError as error:
         raise BenchmarkSettingsError(str(error)) from error
     labels = [checkpoint.label for checkpoint in decoded]

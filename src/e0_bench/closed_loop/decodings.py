@@ -78,15 +78,6 @@ def read_decoding(text: str) -> Decoding:
     return make_decoding(name, {n: _read_value(n, value) for n, value in settings.items()})
 
 
-def write_decoding(decoding: Decoding) -> str:
-    """The text that `read_decoding` reads as this decoding."""
-    settings = ",".join(
-        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-        for name, value in decoding.settings
-    )
-    return f"{decoding.name}:{settings}"
-
-
 def _read_value(setting: str, value: str) -> Any:
     from e0.policy import PolicySettings
 

@@ -15,7 +15,7 @@ from e0_bench.closed_loop.benchmark import (
     run_benchmark,
     write_results,
 )
-from e0_bench.closed_loop.decodings import Decoding, read_decoding, write_decoding
+from e0_bench.closed_loop.decodings import Decoding
 from e0_bench.closed_loop.episodes import EpisodeLog, EpisodeResult
 from e0_bench.closed_loop.settings import BenchmarkSettings
 from e0_bench.closed_loop.summary import summarize
@@ -39,15 +39,10 @@ def measure(
     checkpoints: of every training, by label. Raises what running a benchmark raises."""
     usual = benchmark_settings(recipe, output, checkpoints, workers)
     if recipe.tuning is not None:
-        tried = {policy: _tried(recipe, usual, policy) for policy in recipe.policies}
-        episodes = [
-            episode
-            for policy, rows in tried.items()
-            for episode in _at_its_best(recipe, usual, policy, rows)
-        ]
-        summary = _summarize(episodes, usual)
+        rows = ways_tried(recipe, usual)
+        summary = _summarize(_at_their_best(recipe, usual, rows), usual)
         write_results(usual.out, summary)
-        return summary | {"decodings": [row for rows in tried.values() for row in rows]}
+        return summary | {"decodings": rows}
     summary = run_benchmark(usual)
     if recipe.told is None:
         return summary
@@ -60,14 +55,15 @@ def measure(
 
 def is_measured(recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], policy: str) -> bool:
     """Whether all episodes of a policy are there."""
-    usual = _of_policy(recipe, benchmark_settings(recipe, output, checkpoints, 1), policy)
+    usual = benchmark_settings(recipe, output, checkpoints, 1)
+    own = _of_policies(recipe, usual, [policy])
     if recipe.tuning is not None:
-        if not _has_all(_tuning(recipe, usual, policy)):
+        tuning, ways = _tuning(recipe, own)
+        if not _has_all(tuning, ways):
             return False
-        way = _best(recipe, policy, _tried(recipe, usual, policy))
-        return _has_all(_decoded(_of_policy(recipe, usual, policy), [way]))
+        return _has_all(own, _best_ways(recipe, own, ways_tried(recipe, own)))
     told = (recipe.told or {}).get("policies", ())
-    return _has_all(usual) and (policy not in told or _has_all(_told(recipe, usual)))
+    return _has_all(own) and (policy not in told or _has_all(_told(recipe, own)))
 
 
 def policies_by_label(recipe: Recipe) -> dict[str, str]:
@@ -122,65 +118,82 @@ def tuning_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 # How each policy is decoded.
 
+Ways = Mapping[str, Sequence[Decoding]]
+"""Of each training, by label."""
 
-def _tried(recipe: Recipe, usual: BenchmarkSettings, policy: str) -> list[dict[str, Any]]:
-    """A row for each way to decode a policy, from the episodes of the tuning."""
-    settings = _tuning(recipe, usual, policy)
-    episodes = read_episodes(settings)
-    rows = []
-    for way in recipe.ways_to_decode(policy):
-        labels = {way.label(label) for label in settings.labels}
-        own = [episode for episode in episodes if episode.policy in labels]
-        rows.append(
-            {
-                "policy": policy,
-                "decoding": way.name,
-                "settings": dict(way.settings),
-                "successes": sum(episode.success for episode in own),
-                "episodes": len(own),
-                "latency_ms": fmean(episode.latency_ms for episode in own),
-                "chosen": False,
-            }
-        )
-    max(rows, key=lambda row: row["successes"])["chosen"] = True
+
+def ways_tried(recipe: Recipe, usual: BenchmarkSettings) -> list[dict[str, Any]]:
+    """A row for each way to decode each policy of a benchmark, from the episodes of the tuning;
+    what is missing of them is run."""
+    tuning, ways = _tuning(recipe, usual)
+    episodes, rows = read_episodes(tuning, ways), []
+    for policy, labels in _labels(recipe, usual).items():
+        own = [_tried(episodes, policy, labels, way) for way in recipe.ways_to_decode(policy)]
+        max(own, key=lambda row: row["successes"])["chosen"] = True
+        rows += own
     return rows
 
 
-def _best(recipe: Recipe, policy: str, rows: Sequence[Mapping[str, Any]]) -> Decoding:
-    (name,) = (row["decoding"] for row in rows if row["chosen"])
-    return next(way for way in recipe.ways_to_decode(policy) if way.name == name)
+def _tried(
+    episodes: Sequence[EpisodeResult], policy: str, labels: Sequence[str], way: Decoding
+) -> dict[str, Any]:
+    decoded = {way.label(label) for label in labels}
+    own = [episode for episode in episodes if episode.policy in decoded]
+    return {
+        "policy": policy,
+        "decoding": way.name,
+        "settings": dict(way.settings),
+        "successes": sum(episode.success for episode in own),
+        "episodes": len(own),
+        "latency_ms": fmean(episode.latency_ms for episode in own),
+        "chosen": False,
+    }
 
 
-def _at_its_best(
-    recipe: Recipe, usual: BenchmarkSettings, policy: str, rows: Sequence[Mapping[str, Any]]
-) -> list[EpisodeResult]:
-    """The episodes of a policy decoded in its best way, under the names of its trainings."""
-    way, own = _best(recipe, policy, rows), _of_policy(recipe, usual, policy)
-    names = {way.label(label): label for label in own.labels}
-    episodes = read_episodes(_decoded(own, [way]))
-    return [replace(episode, policy=names[episode.policy]) for episode in episodes]
-
-
-def _tuning(recipe: Recipe, usual: BenchmarkSettings, policy: str) -> BenchmarkSettings:
-    """The benchmark of a policy in all ways, on the episodes to tune on."""
+def _tuning(recipe: Recipe, usual: BenchmarkSettings) -> tuple[BenchmarkSettings, Ways]:
+    """The benchmark on the episodes to tune on, and all ways to decode each training."""
     assert recipe.tuning is not None
-    own = replace(
-        _of_policy(recipe, usual, policy),
+    settings = replace(
+        usual,
         out=usual.out.with_name("tuning"),
         episodes=recipe.tuning["episodes"],
         seed=recipe.tuning["seed"],
         controls=(),
     )
-    return _decoded(own, recipe.ways_to_decode(policy))
+    return settings, {
+        label: recipe.ways_to_decode(policy)
+        for policy, labels in _labels(recipe, usual).items()
+        for label in labels
+    }
 
 
-def _decoded(settings: BenchmarkSettings, ways: Sequence[Decoding]) -> BenchmarkSettings:
-    return replace(settings, decodings=tuple(map(write_decoding, ways)))
+def _best_ways(recipe: Recipe, usual: BenchmarkSettings, rows: Sequence[Mapping[str, Any]]) -> Ways:
+    chosen = {row["policy"]: row["decoding"] for row in rows if row["chosen"]}
+    return {
+        label: [way for way in recipe.ways_to_decode(policy) if way.name == chosen[policy]]
+        for policy, labels in _labels(recipe, usual).items()
+        for label in labels
+    }
 
 
-def _of_policy(recipe: Recipe, usual: BenchmarkSettings, policy: str) -> BenchmarkSettings:
-    """The benchmark of one policy's trainings alone."""
-    return _of_policies(recipe, usual, [policy])
+def _at_their_best(
+    recipe: Recipe, usual: BenchmarkSettings, rows: Sequence[Mapping[str, Any]]
+) -> list[EpisodeResult]:
+    """The episodes of all policies, each decoded in its best way, under the names of trainings."""
+    best = _best_ways(recipe, usual, rows)
+    names = {way.label(label): label for label, (way,) in best.items()}
+    return [
+        replace(episode, policy=names[episode.policy]) for episode in read_episodes(usual, best)
+    ]
+
+
+def _labels(recipe: Recipe, settings: BenchmarkSettings) -> dict[str, list[str]]:
+    """The labels of each policy's trainings that a benchmark has."""
+    labels: dict[str, list[str]] = {}
+    for training in recipe.trainings:
+        if training.label in settings.labels:
+            labels.setdefault(training.policy, []).append(training.label)
+    return labels
 
 
 def _of_policies(
@@ -210,13 +223,12 @@ def _summarize(episodes: Sequence[EpisodeResult], settings: BenchmarkSettings) -
     return summarize(episodes, labels, tasks, settings.controls, shares)
 
 
-def _has_all(settings: BenchmarkSettings) -> bool:
+def _has_all(settings: BenchmarkSettings, ways: Ways | None = None) -> bool:
     """Whether all episodes of a benchmark are there."""
     record = settings.out / "benchmark.json"
     if not record.exists():
         return False
-    ways = [read_decoding(text) for text in settings.decodings]
-    labels = [way.label(label) for label in settings.labels for way in ways] or settings.labels
-    jobs = asked_episodes(settings, labels, read_json(record)["tasks"])
+    labels = [way.label(label) for label, own in (ways or {}).items() for way in own]
+    jobs = asked_episodes(settings, labels or settings.labels, read_json(record)["tasks"])
     results = EpisodeLog(settings.out / "episodes.jsonl").results
     return jobs is not None and all(job in results for job in jobs)

@@ -13,10 +13,16 @@ from e0_bench.comparison.comparison import (
     ComparisonSettings,
     collect_demonstrations,
     comparison_markdown,
-    policies_by_label,
     run_comparison,
 )
+from e0_bench.comparison.measuring import (
+    benchmark_settings,
+    policies_by_label,
+    tuning_markdown,
+    ways_tried,
+)
 from e0_bench.comparison.recipe import RecipeError, read_recipe
+from e0_bench.training_run import trained_checkpoint
 
 RECIPE = """
 [dataset]
@@ -167,10 +173,10 @@ def test_every_policy_is_measured_in_the_way_to_decode_that_was_best_on_other_ep
     settings, results = finished
     recipe = settings.recipe.with_name("tuned.toml")
     recipe.write_text(RECIPE.replace('[told]\npolicies = ["e0"]\n', TUNING))
-    tuned = replace(settings, recipe=recipe, output=settings.directory)
+    tuned = replace(settings, recipe=recipe, output=settings.directory, workers=1)
     first = run_comparison(tuned)
     ways = [("e0", "own", True), ("e0", "zero", False), ("regression", "own", True)]
-    assert _decodings(first) == ways
+    assert _decodings(first["benchmark"]["decodings"]) == ways
     assert list(first["benchmark"]["policies"]) == ["e0", "regression"]
     assert first["benchmark"]["rates"] == results["benchmark"]["rates"][:2]
     log = settings.directory / "tuning/episodes.jsonl"
@@ -179,19 +185,22 @@ def test_every_policy_is_measured_in_the_way_to_decode_that_was_best_on_other_ep
     log.write_text(
         "".join(json.dumps(row | {"success": row["policy"] == "e0-zero"}) + "\n" for row in rows)
     )
-    second = run_comparison(replace(tuned, policies=("e0",)))
-    assert list(second["policies"]) == ["e0", "regression"], "regression is finished"
+    checked = read_recipe(recipe)
+    checkpoints = {
+        label: trained_checkpoint(settings.directory / "train" / label, 2)
+        for label in checked.policies
+    }
+    second = ways_tried(checked, benchmark_settings(checked, settings.directory, checkpoints, 1))
     assert _decodings(second)[:2] == [("e0", "own", False), ("e0", "zero", True)]
-    record = json.loads((settings.directory / "benchmark/benchmark.json").read_text())
+    assert "| e0 | zero, **chosen** | denoising_steps 1, start zero | 1 of 1 |" in " ".join(
+        tuning_markdown(second).split()
+    )
+    record = json.loads((settings.directory / "tuning/benchmark.json").read_text())
     assert record["policies"]["e0-zero"]["decoding"] == {"denoising_steps": 1, "start": "zero"}
-    table = (settings.directory / "comparison.md").read_text()
-    assert table.startswith("## Ways to decode")
-    row = "| e0 | zero, **chosen** | denoising_steps 1, start zero | 1 of 1 |"
-    assert row in " ".join(table.split())
+    assert (settings.directory / "comparison.md").read_text().startswith("## Ways to decode")
 
 
-def _decodings(results: dict[str, Any]) -> list[tuple[str, str, bool]]:
-    rows = results["benchmark"]["decodings"]
+def _decodings(rows: list[dict[str, Any]]) -> list[tuple[str, str, bool]]:
     return [(row["policy"], row["decoding"], row["chosen"]) for row in rows]
 
 
