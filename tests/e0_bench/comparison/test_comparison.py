@@ -167,39 +167,6 @@ def test_results_of_other_policies_stay_where_they_are_whole(
     assert (settings.directory / "recipe.json").read_text() == recipe
 
 
-def test_every_policy_is_measured_in_the_way_to_decode_that_was_best_on_other_episodes(
-    finished: tuple[ComparisonSettings, dict[str, Any]],
-) -> None:
-    settings, results = finished
-    recipe = settings.recipe.with_name("tuned.toml")
-    recipe.write_text(RECIPE.replace('[told]\npolicies = ["e0"]\n', TUNING))
-    tuned = replace(settings, recipe=recipe, output=settings.directory, workers=1)
-    first = run_comparison(tuned)
-    ways = [("e0", "own", True), ("e0", "zero", False), ("regression", "own", True)]
-    assert _decodings(first["benchmark"]["decodings"]) == ways
-    assert list(first["benchmark"]["policies"]) == ["e0", "regression"]
-    assert first["benchmark"]["rates"] == results["benchmark"]["rates"][:2]
-    log = settings.directory / "tuning/episodes.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {row["seed"] for row in rows} == {700_000}
-    log.write_text(
-        "".join(json.dumps(row | {"success": row["policy"] == "e0-zero"}) + "\n" for row in rows)
-    )
-    checked = read_recipe(recipe)
-    checkpoints = {
-        label: trained_checkpoint(settings.directory / "train" / label, 2)
-        for label in checked.policies
-    }
-    second = ways_tried(checked, benchmark_settings(checked, settings.directory, checkpoints, 1))
-    assert _decodings(second)[:2] == [("e0", "own", False), ("e0", "zero", True)]
-    assert "| e0 | zero, **chosen** | denoising_steps 1, start zero | 1 of 1 |" in " ".join(
-        tuning_markdown(second).split()
-    )
-    record = json.loads((settings.directory / "tuning/benchmark.json").read_text())
-    assert record["policies"]["e0-zero"]["decoding"] == {"denoising_steps": 1, "start": "zero"}
-    assert (settings.directory / "comparison.md").read_text().startswith("## Ways to decode")
-
-
 def _decodings(rows: list[dict[str, Any]]) -> list[tuple[str, str, bool]]:
     return [(row["policy"], row["decoding"], row["chosen"]) for row in rows]
 
@@ -213,9 +180,9 @@ def test_each_seed_is_a_training_with_an_encoding_of_its_own(
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         RECIPE.replace('[policies.regression]\nobjective = "regression"\n', "")
-        .replace('[told]\npolicies = ["e0"]\n', "")
         .replace("steps = 1", "steps = 1\naugmented = true")
         .replace("batch_size = 4", "batch_size = 4\nseeds = [1, 2]")
+        .replace('[told]\npolicies = ["e0"]\n', TUNING)
     )
     results = run_comparison(replace(settings, recipe=recipe, output=tmp_path / "out"))
     weights = []
@@ -232,6 +199,40 @@ def test_each_seed_is_a_training_with_an_encoding_of_its_own(
     (row,) = results["trainings"]["rows"]
     assert [row["policy"], len(row["rates"]), row["episodes"]] == ["e0", 2, 1]
     assert (tmp_path / "out/comparison.md").read_text().startswith("## Over trainings")
+    _check_decodings(results, recipe, tmp_path / "out")
+
+
+def _check_decodings(results: dict[str, Any], recipe: Path, out: Path) -> None:
+    """A policy is measured in the way to decode that was best over its trainings, elsewhere."""
+    assert _decodings(results["benchmark"]["decodings"]) == [
+        ("e0", "own", True),
+        ("e0", "zero", False),
+    ]
+    assert list(results["benchmark"]["policies"]) == ["e0-1", "e0-2"]
+    rows = [
+        json.loads(line) for line in (out / "benchmark/episodes.jsonl").read_text().splitlines()
+    ]
+    assert {(row["policy"], row["seed"]) for row in rows} == {
+        ("e0-1-own", 800_000),
+        ("e0-2-own", 800_000),
+    }
+    log = out / "tuning/episodes.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(rows) == 4 and {row["seed"] for row in rows} == {700_000}
+    log.write_text(
+        "".join(json.dumps(row | {"success": row["policy"] == "e0-2-zero"}) + "\n" for row in rows)
+    )
+    checked, checkpoints = read_recipe(recipe), {}
+    for label in ("e0-1", "e0-2"):
+        checkpoints[label] = trained_checkpoint(out / "train" / label, 2)
+    second = ways_tried(checked, benchmark_settings(checked, out, checkpoints, 1))
+    assert _decodings(second) == [("e0", "own", False), ("e0", "zero", True)]
+    assert "| e0 | zero, **chosen** | denoising_steps 1, start zero | 1 of 2 |" in " ".join(
+        tuning_markdown(second).split()
+    )
+    record = json.loads((out / "tuning/benchmark.json").read_text())
+    assert record["policies"]["e0-1-zero"]["decoding"] == {"denoising_steps": 1, "start": "zero"}
+    assert "## Ways to decode" in (out / "comparison.md").read_text()
 
 
 def test_a_training_that_was_told_is_one_of_a_policy_that_was_told(tmp_path: Path) -> None:
