@@ -36,6 +36,11 @@ def make_teacher(policy: Policy) -> Policy:
         raise ValueError(
             f"reflow needs the deterministic sampler 'ddim', this policy has {settings.sampler!r}"
         )
+    if settings.objective == "e0" and settings.decoding != "fixed":
+        raise ValueError(
+            f"reflow needs the decoding 'fixed', this policy has {settings.decoding!r}, which "
+            "chooses among several draws"
+        )
     return copy.deepcopy(policy).eval().requires_grad_(False)
 
 

@@ -9,24 +9,21 @@ from typing import Any
 
 import sapien
 import torch
-from mani_skill.agents.robots import Panda
-from mani_skill.envs.sapien_env import BaseEnv
 from mani_skill.utils.building.actors import build_cube
 from mani_skill.utils.registration import register_env
-from mani_skill.utils.scene_builder.table import TableSceneBuilder
 from mani_skill.utils.structs import Actor
 
 from e0_maniskill.cubes import HALF_SIZE, LIFTED, pick_reward, place_two
+from e0_maniskill.table_task import LARGEST_REWARD, TableTaskEnv
 
 _RED = [1, 0, 0, 1]
 _CHOSEN_BELOW = 0.12  # metres: higher up the tool may still go to either cube
 _DEAD_BAND = 0.025  # metres: how much nearer one cube must be than the other
 _DOWN, _FAR = 0.06, 0.04  # metres
-_LARGEST_REWARD = 4.0
 
 
 @register_env("PickEitherCube-v1", max_episode_steps=50)
-class PickEitherCubeEnv(BaseEnv):
+class PickEitherCubeEnv(TableTaskEnv):
     """Lift one of two equal red cubes.
 
     Randomized by the episode's seed: both cubes' positions (in a square of 0.2 m, at least 0.1 m
@@ -36,18 +33,8 @@ class PickEitherCubeEnv(BaseEnv):
         left_cube, right_cube: the cubes, of 4 cm; the left one has the larger y at the start.
     """
 
-    SUPPORTED_ROBOTS = ["panda", "panda_wristcam"]  # noqa: RUF012
-    agent: Panda
-
-    def __init__(self, *args: Any, robot_uids: str = "panda", **kwargs: Any) -> None:
-        super().__init__(*args, robot_uids=robot_uids, **kwargs)
-
-    def _load_agent(self, options: dict) -> None:
-        super()._load_agent(options, sapien.Pose(p=[-0.615, 0, 0]))
-
     def _load_scene(self, options: dict) -> None:
-        self.table_scene = TableSceneBuilder(self)
-        self.table_scene.build()
+        super()._load_scene(options)
         self.left_cube = self._build_cube("left_cube", x=0.0)
         self.right_cube = self._build_cube("right_cube", x=1.0)
 
@@ -94,13 +81,7 @@ class PickEitherCubeEnv(BaseEnv):
         offsets, scene = self._offsets(), torch.arange(self.num_envs, device=self.device)
         nearer = torch.linalg.norm(offsets, dim=2).argmin(dim=1)
         height = self._heights()[scene, nearer]
-        return pick_reward(offsets[scene, nearer], height, info, _LARGEST_REWARD)
-
-    def compute_normalized_dense_reward(
-        self, obs: Any, action: torch.Tensor, info: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """The dense reward within [0, 1]."""
-        return self.compute_dense_reward(obs, action, info) / _LARGEST_REWARD
+        return pick_reward(offsets[scene, nearer], height, info, LARGEST_REWARD)
 
     def _positions(self) -> torch.Tensor:
         """Of both cubes, (scenes, 2, 3), in metres."""

@@ -9,20 +9,16 @@ from typing import Any
 
 import sapien
 import torch
-from mani_skill.agents.robots import Panda
-from mani_skill.envs.sapien_env import BaseEnv
 from mani_skill.utils.building.actors import build_cube
 from mani_skill.utils.registration import register_env
-from mani_skill.utils.scene_builder.table import TableSceneBuilder
 from mani_skill.utils.structs import Actor
 
 from e0_maniskill.cubes import HALF_SIZE, LIFTED, pick_reward, place_two
-
-_LARGEST_REWARD = 4.0
+from e0_maniskill.table_task import LARGEST_REWARD, TableTaskEnv
 
 
 @register_env("PickNamedCube-v1", max_episode_steps=50)
-class PickNamedCubeEnv(BaseEnv):
+class PickNamedCubeEnv(TableTaskEnv):
     """Lift the named one of a red and a green cube, and leave the other one.
 
     Randomized by the episode's seed: both cubes' positions (in a square of 0.2 m, at least 0.1 m
@@ -35,18 +31,8 @@ class PickNamedCubeEnv(BaseEnv):
         named: which one is named, int64 (scenes,): 0 red, 1 green. No observation holds it.
     """
 
-    SUPPORTED_ROBOTS = ["panda", "panda_wristcam"]  # noqa: RUF012
-    agent: Panda
-
-    def __init__(self, *args: Any, robot_uids: str = "panda", **kwargs: Any) -> None:
-        super().__init__(*args, robot_uids=robot_uids, **kwargs)
-
-    def _load_agent(self, options: dict) -> None:
-        super()._load_agent(options, sapien.Pose(p=[-0.615, 0, 0]))
-
     def _load_scene(self, options: dict) -> None:
-        self.table_scene = TableSceneBuilder(self)
-        self.table_scene.build()
+        super()._load_scene(options)
         self.red_cube = self._build_cube("red_cube", [1, 0, 0, 1], x=0.0)
         self.green_cube = self._build_cube("green_cube", [0, 1, 0, 1], x=1.0)
         self.named = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
@@ -87,15 +73,9 @@ class PickNamedCubeEnv(BaseEnv):
         positions = torch.stack([self.red_cube.pose.p, self.green_cube.pose.p], dim=1)
         offset = self._of_cube(self.named, positions) - self.agent.tcp_pose.p
         height = self._of_cube(self.named, self._heights())
-        reward = pick_reward(offset, height, info, _LARGEST_REWARD)
+        reward = pick_reward(offset, height, info, LARGEST_REWARD)
         reward[info["fail"]] = 0
         return reward
-
-    def compute_normalized_dense_reward(
-        self, obs: Any, action: torch.Tensor, info: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """The dense reward within [0, 1]."""
-        return self.compute_dense_reward(obs, action, info) / _LARGEST_REWARD
 
     def _heights(self) -> torch.Tensor:
         """How far above its resting place each cube is, (scenes, 2), in metres."""

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import sapien
 import torch
-from mani_skill.agents.robots import Panda
-from mani_skill.envs.sapien_env import BaseEnv
 from mani_skill.utils.building.actors import build_box, build_cube, build_red_white_target
 from mani_skill.utils.registration import register_env
-from mani_skill.utils.scene_builder.table import TableSceneBuilder
 from mani_skill.utils.structs import Actor, Pose
 from transforms3d.euler import euler2quat
+
+from e0_maniskill.table_task import LARGEST_REWARD, TableTaskEnv
 
 _HALF_SIZE = 0.02  # of the cube, metres
 _POST_HALF_SIZE = (0.015, 0.015, 0.09)
@@ -29,11 +28,10 @@ _PASSED = 0.08  # metres beyond the post
 # Joints 2, 4 and 6 as ManiSkill has them, and with the tool farther back, before the post.
 _USUAL_POSTURE = (np.pi / 8, -np.pi * 5 / 8, np.pi * 3 / 4)
 _POSTURE = (-0.15, -2.65, 2.5)
-_LARGEST_REWARD = 4.0
 
 
 @register_env("PassPost-v1", max_episode_steps=80)
-class PassPostEnv(BaseEnv):
+class PassPostEnv(TableTaskEnv):
     """Carry the cube round the post to the target, without touching the post.
 
     Seen from the robot, cube, post and target lie one behind the other: the post loose on the table
@@ -48,18 +46,8 @@ class PassPostEnv(BaseEnv):
         cube: of 4 cm. post: 18 cm high. target: a disc on the table.
     """
 
-    SUPPORTED_ROBOTS = ["panda", "panda_wristcam"]  # noqa: RUF012
-    agent: Panda
-
-    def __init__(self, *args: Any, robot_uids: str = "panda", **kwargs: Any) -> None:
-        super().__init__(*args, robot_uids=robot_uids, **kwargs)
-
-    def _load_agent(self, options: dict) -> None:
-        super()._load_agent(options, sapien.Pose(p=[-0.615, 0, 0]))
-
     def _load_scene(self, options: dict) -> None:
-        self.table_scene = TableSceneBuilder(self)
-        self.table_scene.build()
+        super()._load_scene(options)
         start = [sapien.Pose(p=[x, 0, 0.1]) for x in (0.0, 1.0, 2.0)]
         self.cube: Actor = build_cube(
             self.scene, _HALF_SIZE, [0, 1, 0, 1], "cube", initial_pose=start[0]
@@ -145,12 +133,6 @@ class PassPostEnv(BaseEnv):
         reached = 1 - torch.tanh(5 * torch.linalg.norm(offset, dim=1))
         brought = 1 - torch.tanh(5 * torch.linalg.norm(self._to_target(), dim=1))
         reward = reached + info["is_grasped"] * (1 + brought)
-        reward[info["success"]] = _LARGEST_REWARD
+        reward[info["success"]] = LARGEST_REWARD
         reward[info["fail"]] = 0
         return reward
-
-    def compute_normalized_dense_reward(
-        self, obs: Any, action: torch.Tensor, info: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """The dense reward within [0, 1]."""
-        return self.compute_dense_reward(obs, action, info) / _LARGEST_REWARD

@@ -137,8 +137,8 @@ class E0Policy(PreTrainedPolicy):
 
     def only_act(self) -> None:
         """Keep nothing but what acts: averages in place of the weights they are of, and all in the
-        configuration's dtype, so that 3 B parameters take 6.5 GB. Do it on the CPU, before the
-        policy is moved to a GPU. It can then be neither trained nor saved."""
+        configuration's dtype. Do it on the CPU, before the policy is moved to a GPU. It can then be
+        neither trained nor saved."""
         if self.average is not None:
             with torch.no_grad():
                 for name, average in self.average.averages().items():

@@ -110,6 +110,7 @@ def test_the_noise_is_that_of_the_chunk() -> None:
         ({"objective": "mip"}, "this policy has 'mip'"),
         ({"objective": "dfm"}, "this policy has 'dfm'"),
         ({"sampler": "ancestral"}, "needs the deterministic sampler 'ddim'.* 'ancestral'"),
+        ({"decoding": "adaptive"}, "needs the decoding 'fixed'.* 'adaptive'"),
     ],
 )
 def test_policies_without_pairs_are_refused(changes: dict[str, str], message: str) -> None:

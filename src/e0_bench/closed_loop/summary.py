@@ -232,7 +232,9 @@ SUCCESS_NOTE = (
     "95 % Wilson intervals in brackets. Time to make a chunk: median over episodes, measured while "
     "other episodes ran."
 )
-EVALUATIONS_NOTE = "Evaluations of the network: mean over chunks."
+EVALUATIONS_NOTE = (
+    "Evaluations of the network: mean over chunks; one of several draws at once counts as one."
+)
 COMPARISON_NOTE = (
     "Differences with 95 % score intervals for pairs (Tango's, with continuity correction); exact "
     "McNemar p, and adjusted (Holm) for all rows of its task, by which the verdict goes."
