@@ -10,7 +10,7 @@ import gc
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from e0_bench.closed_loop.environments import (
 )
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult, changed_options
 from e0_bench.closed_loop.ways import changes_of_mind
+from e0_bench.futures import as_finished
 from e0_maniskill.files import file_name, write_bytes
 from e0_maniskill.processes import WorkerLostError
 
@@ -311,7 +312,7 @@ def evaluate(
     futures = {pool.submit(_run, assignment): assignment.job for assignment in missing}
     lost: dict[EpisodeJob, str] = {}
     with tqdm(total=len(wanted), initial=done, desc=description, unit="episode") as bar:
-        for future in as_completed(futures):
+        for future in as_finished(futures):
             job = futures[future]
             try:
                 result = _result_of(future, job)

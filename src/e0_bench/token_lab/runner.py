@@ -10,6 +10,7 @@ from multiprocessing.sharedctypes import Synchronized
 import torch
 from tqdm import tqdm
 
+from e0_bench.futures import failed_last
 from e0_bench.token_lab.decodings import OWN
 from e0_bench.token_lab.measure import execute
 from e0_bench.token_lab.results import ResultsFile, Row
@@ -50,7 +51,7 @@ def _executed(
         while pending:
             finished, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
             bar.update(counter.value - bar.n)
-            for future in finished:
+            for future in failed_last(finished):
                 run = pending.pop(future)
                 try:
                     yield run, future.result()

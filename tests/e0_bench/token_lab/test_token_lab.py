@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from e0_bench.token_lab import runner
 from e0_bench.token_lab.measure import execute
 from e0_bench.token_lab.report import draw_figure
 from e0_bench.token_lab.results import OtherSettingsError, ResultsFile
@@ -110,10 +112,19 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
         ResultsFile(results.path, SMALL).missing(other)
 
 
-def test_a_failing_run_names_itself_and_keeps_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [("exact", "bayes ordinal"), ("bayes ordinal", "exact")])
+def test_a_failing_run_names_itself_and_keeps_the_others(
+    tmp_path: Path, order: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_for_all(pending: dict[Any, Any], **_: Any) -> tuple[list[Any], set[Any]]:
+        """Both finish before anybody looks, in either order."""
+        wait(pending)
+        return list(pending), set()
+
+    monkeypatch.setattr(runner, "wait", wait_for_all)
     impossible = replace(SMALL, denoising_steps=(0,))
     results = ResultsFile(tmp_path / "results.json", impossible)
-    runs = plan_runs(some("exact", "bayes ordinal"), [16], [0])
+    runs = plan_runs({name: some(name)[name] for name in order}, [16], [0])
     with pytest.raises(ValueError, match="at least 1") as caught:
         run_lab(impossible, runs, results, workers=1)
     assert caught.value.__notes__ == ["in the run bayes ordinal, 16 bins, seed 0"]
