@@ -16,13 +16,15 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     "e0": set(),
     "e0_maniskill": set(),
-    "lerobot_policy_e0": {"e0", "e0_maniskill"},
-    "e0_bench": {"lerobot_policy_e0", "e0", "e0_maniskill"},
+    "e0_server": set(),
+    "lerobot_policy_e0": {"e0", "e0_maniskill", "e0_server"},
+    "e0_bench": {"lerobot_policy_e0", "e0", "e0_maniskill", "e0_server"},
 }
 # Packages of others that a floor does without. LeRobot brings Gymnasium along.
 FOREIGN = {
     "e0": {"lerobot", "transformers", "mani_skill", "sapien", "gymnasium"},
     "e0_maniskill": {"lerobot", "transformers"},
+    "e0_server": {"lerobot", "transformers", "torch", "gymnasium", "mani_skill", "sapien"},
 }
 MAXIMUM_LINES = 400
 MAXIMUM_IMPORT_SECONDS = 2.0

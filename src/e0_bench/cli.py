@@ -94,9 +94,16 @@ def import_weights(arguments: Arguments) -> None:
     run_import_weights(_parse(ImportWeightsCommand, arguments, import_weights))
 
 
+def serve(arguments: Arguments) -> None:
+    """Serve a checkpoint to robots, by the websocket protocol of openpi's clients."""
+    from e0_bench.serve import ServeCommand, run_serve
+
+    run_serve(_parse(ServeCommand, arguments, serve))
+
+
 SUBCOMMANDS = {
     run.__name__.replace("_", "-"): run
-    for run in (collect, doctor, train, bench, compare, demo, import_weights)
+    for run in (collect, doctor, train, bench, compare, serve, demo, import_weights)
 }
 
 

@@ -65,10 +65,11 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
     An episode that fails to run, because its process dies or hangs, is left out for all policies
     and named in the summary; the next run tries it again.
 
-    Raises UnknownEnvironmentError, BenchmarkCheckpointError or BenchmarkSettingsError for what
-    cannot be run, BenchmarkMismatchError or EpisodeLogError if `out` holds something else,
-    DirectoryInUseError if another process works on it, and EpisodeError if an episode ends in an
-    error or none of a kind can be run; finished episodes are kept in any case.
+    Raises UnknownEnvironmentError, CheckpointError, BenchmarkCheckpointError or
+    BenchmarkSettingsError for what cannot be run, BenchmarkMismatchError or EpisodeLogError if
+    `out` holds something else, DirectoryInUseError if another process works on it, and EpisodeError
+    if an episode ends in an error or none of a kind can be run; finished episodes are kept in any
+    case.
     """
     with own_directory(settings.out):
         record, names, episodes, lost = _measure(settings)

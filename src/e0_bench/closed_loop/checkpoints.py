@@ -3,7 +3,6 @@ and identity."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,18 +14,13 @@ from e0_bench.closed_loop.decodings import Decoding
 from e0_bench.files import read_json
 
 if TYPE_CHECKING:
-    from lerobot.configs import PreTrainedConfig
-
     from lerobot_policy_e0 import E0Config
 
-REQUIRED = ("config.json", "policy_preprocessor.json", "policy_postprocessor.json")
-WEIGHTS, ADAPTER = ("model.safetensors",), ("adapter_model.safetensors", "adapter_config.json")
-NOT_USED = ("train_config.json",)  # LeRobot keeps it beside what evaluation reads
 UNINFORMATIVE = {"pretrained_model", "checkpoints", "train"}
 
 
 class BenchmarkCheckpointError(ValueError):
-    """A checkpoint that is not there, is given twice, or does not fit what it is to be run on."""
+    """A checkpoint that is given twice, or does not fit what it is to be run on."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,8 @@ class Checkpoint:
         """The same policy decoded in another way, under another label.
 
         Raises BenchmarkCheckpointError for a policy that is not of E0, or cannot be decoded so."""
+        from lerobot_policy_e0.loading import read_config
+
         if self.type != "e0":
             raise BenchmarkCheckpointError(
                 f"--decodings are for E0 policies; {self.label!r} is of type {self.type!r}. Leave "
@@ -70,9 +66,11 @@ def read_checkpoints(
     """The checkpoints in these directories, with the given labels, or, without any, those they
     have in `recorded` (label to `Checkpoint.record`), or else short ones made from their paths.
 
-    Raises BenchmarkCheckpointError for a directory that holds no checkpoint, a checkpoint given
-    twice, labels that do not match in number, repeat or stand for another checkpoint already.
+    Raises CheckpointError for a directory that holds no checkpoint, BenchmarkCheckpointError for
+    one given twice, labels that do not match in number, repeat or stand for another checkpoint.
     """
+    from lerobot_policy_e0.loading import file_hashes, on_this_disk, read_config
+
     recorded = recorded or {}
     if not directories:
         raise BenchmarkCheckpointError("give at least one checkpoint directory")
@@ -81,8 +79,8 @@ def read_checkpoints(
             f"give one label for each checkpoint: {len(directories)} checkpoints, "
             f"{len(labels)} labels"
         )
-    given, directories = directories, [_on_this_disk(place) for place in directories]
-    files = [_hashes(directory) for directory in directories]
+    given, directories = directories, [on_this_disk(place) for place in directories]
+    files = [file_hashes(directory) for directory in directories]
     for index, content in enumerate(files):
         if content in files[:index]:
             first = directories[files.index(content)]
@@ -106,81 +104,6 @@ def read_checkpoints(
         Checkpoint(label, directory, read_config(directory).type, content)
         for label, directory, content in zip(labels, directories, files, strict=True)
     ]
-
-
-def read_config(directory: Path) -> PreTrainedConfig:
-    """LeRobot's configuration of a checkpoint.
-
-    Raises BenchmarkCheckpointError if its policy type is unknown or its configuration unreadable.
-    """
-    import draccus
-    from lerobot.configs import PreTrainedConfig
-
-    from e0_bench.closed_loop.environments import register_plugins
-
-    register_plugins()
-    try:
-        return PreTrainedConfig.from_pretrained(directory, local_files_only=True)
-    except (draccus.ParsingError, ValueError, KeyError) as error:
-        raise BenchmarkCheckpointError(
-            f"{directory / 'config.json'} is not the configuration of a policy that is installed "
-            f"here: {error.__cause__ or error}"
-        ) from error
-
-
-def load_policy(directory: Path, config: PreTrainedConfig) -> Any:
-    """The policy of a checkpoint; one that is an adapter is merged into the policy it adapts.
-
-    E0's are brought to the form that acts before they go to the device, which then need not hold
-    another one."""
-    import torch
-    from lerobot.policies.factory import get_policy_class
-
-    from e0.precision import require_dtype
-    from lerobot_policy_e0.modeling_e0 import E0Policy
-
-    kind = get_policy_class(config.type)
-    if kind is not E0Policy:
-        return _load(kind, directory, config)
-    device, config.device = config.device, "cpu"
-    if getattr(config, "dtype", None) == "bfloat16":
-        require_dtype(torch.bfloat16, torch.device(device or "cpu"))
-    policy = _load(kind, directory, config)
-    policy.only_act()
-    config.device = policy.config.device = device
-    return policy.to(device)
-
-
-def _load(kind: Any, directory: Path, config: PreTrainedConfig) -> Any:
-    if not config.use_peft:
-        return kind.from_pretrained(directory, config=config)
-    from peft import PeftModel
-
-    policy = kind.from_pretrained(_adapted(directory), config=config)
-    return PeftModel.from_pretrained(policy, str(directory)).merge_and_unload()
-
-
-def _adapted(directory: Path) -> Path:
-    """Where the policy is that an adapter adapts."""
-    name = json.loads((directory / ADAPTER[1]).read_text()).get("base_model_name_or_path")
-    if not name:
-        raise BenchmarkCheckpointError(f"{directory / ADAPTER[1]} does not name what it adapts")
-    return _on_this_disk(Path(name))
-
-
-def _on_this_disk(place: Path) -> Path:
-    """A directory as it is; what looks like a hub id (NAME/POLICY) is fetched."""
-    if place.exists() or place.is_absolute() or len(place.parts) != 2:
-        return place
-    from httpx import HTTPError
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(place)))
-    except (HTTPError, OSError, ValueError) as error:
-        raise BenchmarkCheckpointError(
-            f"{place} is no directory here, and the hub gives no policy of this name: {error}"
-        ) from error
 
 
 def short_labels(directories: Sequence[Path]) -> list[str]:
@@ -210,31 +133,6 @@ def _place(directory: Path) -> tuple[list[str], str]:
     return [part for part in parts if part not in UNINFORMATIVE] or [directory.name], step
 
 
-def _hashes(directory: Path) -> dict[str, str]:
-    adapts = (directory / ADAPTER[1]).is_file()
-    required = (*REQUIRED, *(ADAPTER if adapts else WEIGHTS))
-    missing = [name for name in required if not (directory / name).is_file()]
-    if missing:
-        inside = directory / "pretrained_model"
-        hint = f"; did you mean {inside}?" if inside.is_dir() else ""
-        state = f"lacks {', '.join(missing)}" if directory.is_dir() else "does not exist"
-        raise BenchmarkCheckpointError(
-            f"{directory} is not a LeRobot checkpoint directory: it {state}{hint}"
-        )
-    used = [
-        path
-        for path in sorted(directory.iterdir())
-        if path.suffix in (".json", ".safetensors") and path.name not in NOT_USED
-    ]
-    base = _hashes(_adapted(directory)) if adapts else {}
-    return {path.name: _sha256(path) for path in used} | {f"base/{n}": h for n, h in base.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _identity(files: Mapping[str, str]) -> str:
     return json.dumps(dict(files), sort_keys=True)
 
@@ -249,6 +147,8 @@ def check_fit(
     allows. Raises BenchmarkCheckpointError telling both sides.
     """
     from lerobot.configs import FeatureType
+
+    from lerobot_policy_e0.loading import read_config
 
     config = read_config(checkpoint.directory)
     renamed = _rename_map(checkpoint.directory)

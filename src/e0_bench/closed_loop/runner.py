@@ -95,7 +95,7 @@ class Runner:
     def __init__(self, settings: RunnerSettings) -> None:
         from lerobot.policies import make_pre_post_processors
 
-        from e0_bench.closed_loop.checkpoints import load_policy, read_config
+        from lerobot_policy_e0.loading import load_policy, read_config
 
         self.settings = settings
         config: Any = read_config(settings.checkpoint)

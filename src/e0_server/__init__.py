@@ -1,0 +1,6 @@
+"""Policies over a network: the websocket protocol that openpi's clients speak, safely.
+
+It knows neither PyTorch nor LeRobot: what is served is anything that answers observations
+(`served.ServedPolicy`). A robot's machine needs only `e0_server.client`, NumPy, `msgpack` and
+`websockets`.
+"""
