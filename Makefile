@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
 
-.PHONY: demo test crash lint format clean gpu-pack gpu-rehearse
+.PHONY: demo test crash peers lint format clean gpu-pack gpu-rehearse
 
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
@@ -16,6 +16,10 @@ test: $(INSTALLED) $(VULKAN)
 # Kills every command at random instants; E0_CRASH_KILLS=50 times each.
 crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m crash
+
+# Programs of others against ours, each in an environment of its own (.peers).
+peers: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m peers
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
@@ -48,4 +52,4 @@ $(VULKAN): scripts/install_vulkan.sh | $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf .venv .tools build src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .peers build src/*.egg-info .pytest_cache .ruff_cache .hypothesis

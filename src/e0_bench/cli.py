@@ -101,9 +101,16 @@ def serve(arguments: Arguments) -> None:
     run_serve(_parse(ServeCommand, arguments, serve))
 
 
+def remote(arguments: Arguments) -> None:
+    """Write a checkpoint directory whose policy acts by a server, as for `e0 bench`."""
+    from e0_bench.remote import RemoteCommand, run_remote
+
+    run_remote(_parse(RemoteCommand, arguments, remote))
+
+
 SUBCOMMANDS = {
     run.__name__.replace("_", "-"): run
-    for run in (collect, doctor, train, bench, compare, serve, demo, import_weights)
+    for run in (collect, doctor, train, bench, compare, serve, remote, demo, import_weights)
 }
 
 

@@ -1,12 +1,19 @@
-"""E0 as a LeRobot plugin: `--policy.type=e0` and `--env.type=maniskill`.
+"""E0 as a LeRobot plugin: `--policy.type=e0`, `--policy.type=remote`, `--env.type=maniskill`.
 
 LeRobot imports every installed distribution called `lerobot_policy_*`; importing this package
-registers both. It only adapts: the method lives in `e0`, the simulator in `e0_maniskill`.
+registers them. It only adapts: the method lives in `e0`, the simulator in `e0_maniskill`.
 """
 
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.environment import ManiSkillEnvConfig
 from lerobot_policy_e0.modeling_e0 import E0Policy
 from lerobot_policy_e0.processor_e0 import make_e0_pre_post_processors
+from lerobot_policy_e0.remote.configuration_remote import RemoteConfig
 
-__all__ = ["E0Config", "E0Policy", "ManiSkillEnvConfig", "make_e0_pre_post_processors"]
+__all__ = [
+    "E0Config",
+    "E0Policy",
+    "ManiSkillEnvConfig",
+    "RemoteConfig",
+    "make_e0_pre_post_processors",
+]

@@ -85,6 +85,7 @@ class ServedCheckpoint:
             "checkpoint": _sha256(hashes),
             "robot": robot,
             "observation": self._reader.expected,
+            "features": {name: list(feature.shape) for name, feature in inputs.items()},
             "prompt": self._takes_prompt,
             "action_size": action_size,
             "horizon": self._rows or horizon,

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from running import Doubling, serving
 
 from e0_server.client import PolicyClient, PolicyServerError, PolicyUnreachableError
 from e0_server.codec import encode
 from e0_server.server import PolicyServer, ServerSettings
+from running_server import Doubling, serving
 
 
 def test_a_late_answer_is_never_taken_for_that_of_another_call() -> None:

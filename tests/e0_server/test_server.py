@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import Doubling, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -19,6 +18,7 @@ from e0_server.client import PolicyClient, PolicyServerError, PolicyUnreachableE
 from e0_server.codec import decode, encode
 from e0_server.recorder import Recorder
 from e0_server.server import PolicyServer, ServerError, ServerSettings
+from running_server import Doubling, serving
 
 
 def raw(url: str, **options: object) -> ClientConnection:

@@ -15,11 +15,12 @@ IMAGE = "observation.images.base_camera"
 
 
 def save_policy(
-    directory: Path, state_size: int, image_size: int | None = None, seed: int = 0
+    directory: Path, state_size: int, image_size: int | None = None, seed: int = 0, **options: Any
 ) -> Path:
     """An E0 policy for ManiSkill with compact proprioception."""
     torch.manual_seed(seed)
-    config = E0Config(input_features=_inputs(state_size, image_size), n_action_steps=4, **_COMMON)
+    inputs = _inputs(state_size, image_size)
+    config = E0Config(input_features=inputs, n_action_steps=4, **_COMMON, **options)
     policy = E0Policy(config)
     policy.model.tokenizer.fit(torch.empty(500, 7).uniform_(-1, 1), config.codebook)
     # A new network's last layer is zero, and its actions would not depend on what it sees.

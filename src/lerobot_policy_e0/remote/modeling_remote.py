@@ -1,0 +1,153 @@
+"""A policy that acts by a server."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies import PreTrainedPolicy
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE
+from torch import Tensor
+
+from lerobot_policy_e0.batches import read_tasks
+from lerobot_policy_e0.remote.configuration_remote import RemoteConfig
+
+if TYPE_CHECKING:
+    from e0_server.client import PolicyClient
+
+TOKEN = "E0_SERVER_TOKEN"
+
+
+class RemotePolicy(PreTrainedPolicy):
+    """Asks a server for every chunk. Has no weights and keeps no history.
+
+    Making one connects to the server and takes over the features of what is served. Raises
+    RuntimeError if there is no server, or it serves something else than `config.checkpoint` or
+    other clients than native ones.
+    """
+
+    config_class = RemoteConfig  # pyright: ignore[reportAssignmentType]
+    name = "remote"  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, config: RemoteConfig, **_: Any) -> None:
+        super().__init__(config)
+        self.config: RemoteConfig = config
+        self._client = _connect(config)
+        told = self._client.metadata
+        _check(told, config)
+        config.checkpoint = told["checkpoint"]
+        config.input_features = {
+            name: PolicyFeature(_kind(name, shape), tuple(shape))
+            for name, shape in told["features"].items()
+        }
+        config.output_features = {ACTION: PolicyFeature(FeatureType.ACTION, (told["action_size"],))}
+        if config.n_action_steps is None:
+            config.n_action_steps = told["n_action_steps"] or told["horizon"]
+        self._takes_prompt: bool = told["prompt"]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the rest of the last chunk."""
+        self._queue: deque[Tensor] = deque()
+
+    def predict_action_chunk(self, batch: dict[str, Tensor], **_: Any) -> Tensor:
+        """A chunk (B, H, D) for each observation of a batch, in action units.
+
+        Raises PolicyUnreachableError if the server gave none in time, PolicyServerError if it
+        refused the observation.
+        """
+        features = self.config.input_features or {}
+        missing = sorted(features.keys() - batch.keys())
+        if missing:
+            raise ValueError(f"the batch lacks {missing}; the served policy takes {list(features)}")
+        count = len(next(batch[name] for name in features))
+        chunks = [self._chunk(batch, row) for row in range(count)]
+        return torch.from_numpy(np.stack(chunks)).to(self.config.device or "cpu")
+
+    def select_action(self, batch: dict[str, Tensor], **_: Any) -> Tensor:
+        """The next action (B, D)."""
+        if not self._queue:
+            chunk = self.predict_action_chunk(batch)
+            self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(1))
+        return self._queue.popleft()
+
+    def _chunk(self, batch: dict[str, Tensor], row: int) -> np.ndarray:
+        sent: dict[str, Any] = {
+            name: _plain(batch[name][row], feature)
+            for name, feature in (self.config.input_features or {}).items()
+        }
+        if self._takes_prompt:
+            sent["prompt"] = read_tasks(batch)[row]
+        # From torch's random numbers, so that a seed decides on actions as it does with a policy
+        # in this process.
+        sent["e0/seed"] = int(torch.randint(2**62, ()))
+        return self._client.infer(sent)["actions"]
+
+    def forward(self, batch: dict[str, Tensor]) -> NoReturn:
+        raise NotImplementedError("a remote policy cannot be trained: train the one it acts by")
+
+    def get_optim_params(self) -> NoReturn:
+        raise NotImplementedError("a remote policy cannot be trained: train the one it acts by")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path | None,
+        *,
+        config: RemoteConfig | None = None,
+        **_: Any,
+    ) -> RemotePolicy:
+        """A policy from its directory, or from its configuration alone: there are no weights."""
+        if config is None:
+            if pretrained_name_or_path is None:
+                raise ValueError("give a directory or a configuration")
+            loaded = RemoteConfig.from_pretrained(pretrained_name_or_path)
+            assert isinstance(loaded, RemoteConfig)
+            config = loaded
+        return cls(config).eval()
+
+
+def _connect(config: RemoteConfig) -> PolicyClient:
+    try:
+        from e0_server.client import PolicyClient
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f"a remote policy needs the package {error.name!r}: "
+            "pip install 'lerobot_policy_e0[serve]'"
+        ) from error
+    return PolicyClient(config.server, token=os.environ.get(TOKEN) or None, timeout=config.timeout)
+
+
+def _check(told: Any, config: RemoteConfig) -> None:
+    robot = told.get("robot") if isinstance(told, dict) else None
+    if robot != "native":
+        raise RuntimeError(
+            f"{config.server} serves clients of "
+            f"{'another protocol' if robot is None else repr(robot)}; start it with "
+            "`e0 serve CHECKPOINT --robot=native`"
+        )
+    if config.checkpoint not in (None, told["checkpoint"]):
+        raise RuntimeError(
+            f"{config.server} serves checkpoint {told['checkpoint'][:12]}, this policy was saved "
+            f"for {str(config.checkpoint)[:12]}"
+        )
+
+
+def _kind(name: str, shape: list[int]) -> FeatureType:
+    if len(shape) == 3:
+        return FeatureType.VISUAL
+    return FeatureType.ENV if name == OBS_ENV_STATE else FeatureType.STATE
+
+
+def _plain(value: Tensor, feature: PolicyFeature) -> np.ndarray:
+    """A picture (3, H, W) in [0, 1] as bytes (H, W, 3), which is what cameras give; a vector as it
+    is, with an axis."""
+    value = value.detach().float().cpu()
+    if feature.type is FeatureType.VISUAL:
+        return (value.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    return value.reshape(feature.shape).numpy()
