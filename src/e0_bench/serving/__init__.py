@@ -1,0 +1,1 @@
+"""How fast a policy server answers, and what it stands."""
