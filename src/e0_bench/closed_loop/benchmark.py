@@ -28,15 +28,17 @@ from e0_bench.closed_loop.episodes import (
     changed_options,
 )
 from e0_bench.closed_loop.figures import calibration_figure, success_figure
-from e0_bench.closed_loop.record import check_log, extended_record, read_record
-from e0_bench.closed_loop.runner import (
-    Assignment,
+from e0_bench.closed_loop.parallel import (
     EpisodeError,
-    RunnerSettings,
     comparable_jobs,
     episode_pool,
     evaluate,
     told_lost,
+)
+from e0_bench.closed_loop.record import check_log, extended_record, read_record
+from e0_bench.closed_loop.runner import (
+    Assignment,
+    RunnerSettings,
 )
 from e0_bench.closed_loop.settings import BenchmarkSettings, BenchmarkSettingsError
 from e0_bench.closed_loop.shift_figure import shift_figure

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from e0_bench.closed_loop.delays import is_option
 from e0_maniskill.files import append_line, beside, write_bytes
 
 INPUT_CONTROLS = ("blackout", "instruction")
@@ -23,7 +24,8 @@ class EpisodeJob:
 
     policy: its label. control: "none", "blackout" (the policy gets black images), "instruction"
     (it is told another instruction than the right one), or options of the environment that differ,
-    as in "camera_shift=15,0,1,0"; everything else is as usual.
+    as in "camera_shift=15,0,1,0", and of a delay with which chunks come, as in "delay=2";
+    everything else is as usual.
     """
 
     policy: str
@@ -34,7 +36,9 @@ class EpisodeJob:
 
 def changed_options(control: str) -> tuple[str, ...]:
     """The options of the environment that a control changes, separated by blanks in its name."""
-    return () if control in ("none", *INPUT_CONTROLS) else tuple(control.split())
+    if control in ("none", *INPUT_CONTROLS):
+        return ()
+    return tuple(part for part in control.split() if not is_option(part))
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class EpisodeResult:
     mean per chunk, for policies that count them. ambiguity: of each chunk, in order, where the
     policy's decoding looks at it (see `e0.ambiguity`). For tasks that can be done in several ways,
     way: the last one that was being gone, None if there was none; changes_of_mind: how often it
-    changed; between: whether the tool was ever where it is on none of them.
+    changed; between: whether the tool was ever where it is on none of them. smoothness: of what was
+    executed from chunks that came late, see `delays.LateChunks`.
     """
 
     policy: str
@@ -68,6 +73,7 @@ class EpisodeResult:
     way: int | None = None
     changes_of_mind: int | None = None
     between: bool | None = None
+    smoothness: dict[str, float] | None = None
 
     @property
     def job(self) -> EpisodeJob:
@@ -114,6 +120,7 @@ _OPTIONAL_FIELDS: dict[str, type] = {
     "way": int,
     "changes_of_mind": int,
     "between": bool,
+    "smoothness": dict,
 }
 
 

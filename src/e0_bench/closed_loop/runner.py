@@ -6,12 +6,9 @@ depend on the order, the number of processes or an interruption.
 
 from __future__ import annotations
 
-import gc
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,26 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from e0_bench.closed_loop.decodings import Decoding
+from e0_bench.closed_loop.delays import Delay, LateChunks
 from e0_bench.closed_loop.environments import (
     Environment,
     EnvironmentSettings,
     Step,
     open_environment,
 )
-from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult, changed_options
+from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult, changed_options
 from e0_bench.closed_loop.ways import changes_of_mind
-from e0_bench.futures import as_finished
 from e0_maniskill.files import file_name, write_bytes
-from e0_maniskill.processes import WorkerLostError
-
-EPISODE_SECONDS = 1800.0  # loading the policy included; what takes longer is taken to hang
-
-
-class EpisodeError(RuntimeError):
-    """An episode could not be run to its end; finished ones are kept."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +148,7 @@ class Runner:
         set_seed(job.seed)  # again, so that the policy's noise does not hang on the scene's
         clip = None if self.settings.clips is None else [environment.render()]
         progress, ended = _Progress(), False
+        late = self._late_chunks(job)
         while not ended:
             batch = self.batch(
                 environment,
@@ -166,8 +156,12 @@ class Runner:
                 told or environment.instruction,
                 blackout=job.control == "blackout",
             )
-            action = self._act(environment, batch, progress)
-            look = clip is not None or self._looks_next(job)
+            if late is None:
+                action = self._act(environment, batch, progress)
+                look = clip is not None or self._looks_next(job)
+            else:
+                action = self._act_late(environment, batch, progress, late)
+                look = clip is not None or late.asks_next
             step = environment.step(action, look=look)
             observation, ended = step.observation, step.ended
             progress.take(step)
@@ -193,7 +187,48 @@ class Runner:
             way=next((way for way in reversed(progress.ways) if way >= 0), None),
             changes_of_mind=changes_of_mind(progress.ways) if progress.ways else None,
             between=progress.between,
+            smoothness=None if late is None else late.smoothness(self._deviation()),
         )
+
+    def _late_chunks(self, job: EpisodeJob) -> LateChunks | None:
+        """What executes the chunks of an episode in which they come late."""
+        delay = Delay.parse(job.control)
+        if delay is None:
+            return None
+        config = self.policy.config
+        own = getattr(config, "n_action_steps", None) or 1
+        horizon = getattr(config, "horizon", None) or getattr(config, "chunk_size", own)
+        return LateChunks(delay, delay.execution_horizon or own, horizon)
+
+    def _act_late(
+        self,
+        environment: Environment,
+        batch: dict[str, Any],
+        progress: _Progress,
+        late: LateChunks,
+    ) -> np.ndarray:
+        """The next action (1, D) of chunks that come late."""
+        from lerobot.utils.constants import ACTION
+
+        def predict(meanwhile: Tensor | None) -> Tensor:
+            given = {}
+            if meanwhile is not None and getattr(self.policy, "supports_rtc", bool)():
+                given = {"inference_delay": len(meanwhile), "prev_chunk_left_over": meanwhile}
+            start = self._now()
+            with torch.inference_mode(), self._autocast():
+                chunk = self.policy.predict_action_chunk(batch, **given)[0]
+            progress.milliseconds.append(1e3 * (self._now() - start))
+            return chunk
+
+        action = late.act(predict)[None]
+        _, finish = self._processors_of(environment)
+        return finish({ACTION: self.postprocess(action)})[ACTION].to("cpu").numpy()
+
+    def _deviation(self) -> Tensor:
+        """Deviations (D,) of the data's actions, from policies of E0; of others 1."""
+        tokenizer = getattr(getattr(self.policy, "model", None), "tokenizer", None)
+        scale = getattr(tokenizer, "scale", None)
+        return torch.ones(()) if scale is None else scale.cpu()
 
     def _act(
         self, environment: Environment, batch: dict[str, Any], progress: _Progress
@@ -271,112 +306,6 @@ def _told(assignment: Assignment, right: str) -> str | None:
             "and the other tasks offer none"
         )
     return others[int(np.random.default_rng(assignment.job.seed).integers(len(others)))]
-
-
-# Several episodes at once.
-
-
-@contextmanager
-def episode_pool(
-    environment: EnvironmentSettings, workers: int, episode_seconds: float = EPISODE_SECONDS
-) -> Iterator[Executor]:
-    """Processes for episodes in this environment, of one thread each, that end with this one, or
-    when they are still at one episode after so many seconds."""
-    from e0_maniskill.collection import CollectionSettings, worker_pool
-
-    state_only = environment.type != "maniskill" or getattr(
-        environment.config(), "state_only", True
-    )
-    settings = CollectionSettings(state_only=state_only)
-    with worker_pool(workers, settings, episode_seconds) as pool:
-        yield pool
-
-
-def evaluate(
-    assignments: Sequence[Assignment],
-    log: EpisodeLog,
-    pool: Executor,
-    *,
-    description: str = "Evaluating",
-) -> dict[EpisodeJob, str]:
-    """Run the episodes that the log does not hold yet, into the log, with a progress bar.
-
-    Returns those that failed to run, with the reason: their processes died or hung, twice. They say
-    nothing of the policy, and are not in the log. Raises EpisodeError naming an episode that ended
-    in an error; finished ones are kept.
-    """
-    wanted = {assignment.job: assignment for assignment in assignments}
-    missing = [wanted[job] for job in wanted if job not in log.results]
-    done = len(wanted) - len(missing)
-    succeeded = sum(log.results[job].success for job in wanted if job in log.results)
-    futures = {pool.submit(_run, assignment): assignment.job for assignment in missing}
-    lost: dict[EpisodeJob, str] = {}
-    with tqdm(total=len(wanted), initial=done, desc=description, unit="episode") as bar:
-        for future in as_finished(futures):
-            job = futures[future]
-            try:
-                result = _result_of(future, job)
-            except WorkerLostError as error:
-                lost[job] = str(error)
-                bar.write(f"{job} failed to run: {error}")
-                continue
-            log.append(result)
-            done, succeeded = done + 1, succeeded + result.success
-            bar.set_postfix_str(f"{succeeded} of {done} succeeded", refresh=False)
-            bar.update()
-    return lost
-
-
-def told_lost(lost: Mapping[EpisodeJob, str]) -> str:
-    """A sentence on the episodes that failed to run."""
-    job, reason = next(iter(lost.items()))
-    return (
-        f"{len(lost)} of the episodes failed to run, such as {job}: {reason}. Finished ones are "
-        "kept; the same command tries these again, perhaps with fewer --workers"
-    )
-
-
-def comparable_jobs(jobs: Sequence[EpisodeJob], lost: Mapping[EpisodeJob, str]) -> list[EpisodeJob]:
-    """The episodes that no policy failed to run; without one as usual its controls say nothing.
-
-    Raises EpisodeError if a task under a control is left without any."""
-    gone = {(job.task, job.seed, job.control) for job in lost}
-    kept = [
-        job
-        for job in jobs
-        if not gone & {(job.task, job.seed, control) for control in ("none", job.control)}
-    ]
-    if {(j.task, j.control) for j in kept} != {(j.task, j.control) for j in jobs}:
-        raise EpisodeError(told_lost(lost))
-    return kept
-
-
-def _result_of(future: Any, job: EpisodeJob) -> EpisodeResult:
-    try:
-        return future.result()
-    except WorkerLostError:
-        raise
-    except Exception as error:
-        raise EpisodeError(f"{job} failed: {type(error).__name__}: {error}") from error
-
-
-_runner: Runner | None = None
-
-
-def _run(assignment: Assignment) -> EpisodeResult:
-    """In a worker: run an episode with the policy of the last one, or load another."""
-    from e0_maniskill.collection import spare_garbage_collector
-
-    global _runner
-    if _runner is None or _runner.settings != assignment.settings:
-        _runner = None  # two large policies may not fit
-        gc.collect()  # compiled blocks hold on to themselves
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        _runner = Runner(assignment.settings)
-        if assignment.settings.environment.type == "maniskill":
-            spare_garbage_collector()
-    return _runner.run(assignment)
 
 
 def clip_path(directory: Path, job: EpisodeJob) -> Path:

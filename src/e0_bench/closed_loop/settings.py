@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e0_bench.closed_loop.decodings import DecodingError, read_decoding, require_different
+from e0_bench.closed_loop.delays import Delay
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import INPUT_CONTROLS
-from e0_bench.closed_loop.runner import EPISODE_SECONDS
+from e0_bench.closed_loop.parallel import (
+    EPISODE_SECONDS,
+)
 
 
 class BenchmarkSettingsError(ValueError):
@@ -43,6 +46,11 @@ class BenchmarkSettings:
     controls: tuple[str, ...] = ()
     """Repeat episodes with one thing changed: blackout (black images), instruction (another than
     the right one), or options of the environment, as in camera_shift=15,0,1,0."""
+    delays: tuple[int, ...] = ()
+    """Repeat episodes with chunks that come so many control steps after they were asked for."""
+    execution_horizon: int | None = None
+    """With delays: steps from asking for a chunk to asking again; the policy's n_action_steps if
+    not given."""
     control_episodes: int = 20
     """Episodes of each control: the first ones of each task, at most all."""
     workers: int = 2
@@ -66,11 +74,16 @@ class BenchmarkSettings:
             )
         if not 0 <= self.seed <= 2**31 - self.episodes:
             raise BenchmarkSettingsError(f"seeds must lie in [0, 2^31), the first is {self.seed}")
+        object.__setattr__(self, "controls", (*self.controls, *self._of_delays()))
         for name in ("tasks", "controls"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise BenchmarkSettingsError(f"{name} holds a name twice: {', '.join(values)}")
         for control in self.controls:
+            try:
+                Delay.parse(control)
+            except ValueError as error:
+                raise BenchmarkSettingsError(str(error)) from error
             if control not in INPUT_CONTROLS and "=" not in control:
                 raise BenchmarkSettingsError(
                     f"unknown control {control!r}: {', '.join(INPUT_CONTROLS)}, or options of the "
@@ -78,6 +91,13 @@ class BenchmarkSettings:
                 )
         if not self.tasks:
             raise BenchmarkSettingsError("give at least one task")
+
+    def _of_delays(self) -> list[str]:
+        """The controls that the delays stand for, those left out that are there already."""
+        every = "" if self.execution_horizon is None else self.execution_horizon
+        horizon = f" execution_horizon={every}" if every else ""
+        names = [f"delay={steps}{horizon}" for steps in self.delays]
+        return [name for name in names if name not in self.controls]
 
     @property
     def environment(self) -> EnvironmentSettings:

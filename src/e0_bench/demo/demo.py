@@ -13,14 +13,16 @@ from typing import Any
 
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult
-from e0_bench.closed_loop.runner import (
-    Assignment,
+from e0_bench.closed_loop.parallel import (
     EpisodeError,
-    Runner,
-    RunnerSettings,
     episode_pool,
     evaluate,
     told_lost,
+)
+from e0_bench.closed_loop.runner import (
+    Assignment,
+    Runner,
+    RunnerSettings,
 )
 from e0_bench.demo.costs import PeakMemory, Phases, chunk_latency
 from e0_bench.demo.report_content import write_demo_report

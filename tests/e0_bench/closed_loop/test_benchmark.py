@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_checkpoints import save_act, save_policy
 
 from e0_bench.closed_loop import benchmark
 from e0_bench.closed_loop.benchmark import read_episodes, run_benchmark
 from e0_bench.closed_loop.checkpoints import BenchmarkCheckpointError
 from e0_bench.closed_loop.environments import UnknownEnvironmentError
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLogError, EpisodeResult
+from e0_bench.closed_loop.parallel import (
+    EpisodeError,
+    comparable_jobs,
+)
 from e0_bench.closed_loop.record import BenchmarkMismatchError
-from e0_bench.closed_loop.runner import EpisodeError, comparable_jobs
 from e0_bench.closed_loop.settings import BenchmarkSettings, BenchmarkSettingsError
 from e0_maniskill import locks
 from e0_maniskill.processes import WorkerLostError
+from made_checkpoints import save_act, save_policy
 
 PUSH, PICK = "PushCube-v1", "PickCube-v1"
 OPTIONS = ("proprioception=compact", "state_only=true", "episode_length=5")

@@ -1,0 +1,198 @@
+"""Chunks that come late: what a slow network or a distant server does to a policy, without a clock.
+
+A chunk is asked for every s control steps (the execution horizon) and comes d steps later (the
+delay); meanwhile the last one is executed further. Row 0 of a chunk is the step in which it was
+asked for, so its rows d to d + s - 1 are executed. The first chunk is waited for: the robot stands.
+As Kinetix' evaluation of real-time chunking does it (arXiv 2506.07339).
+
+Shapes: H steps of a chunk, D action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from e0_bench.statistics import Rate
+from e0_bench.tables import table
+
+CHUNKINGS = ("given", "naive", "blend", "wrong")
+"""given: the policy is given the steps that are executed meanwhile, if it can continue them. naive:
+it is not. blend: nor is it, and the new chunk fades in over the old one. wrong: it is given them
+with the opposite sign, to see whether it goes by them or by what it sees."""
+NOTE = (
+    "Success in % with 95 % Wilson intervals. Seam: how far the new chunk's first own step lies "
+    "from the old chunk's; change: from one executed step to the next, at seams and elsewhere; "
+    "jerk: second difference of executed steps. Root mean squares over dimensions, in deviations "
+    "of the data, where the policy tells them."
+)
+
+
+@dataclass(frozen=True)
+class Delay:
+    """steps: from asking to coming. execution_horizon: from asking to asking again; None for the
+    policy's n_action_steps."""
+
+    steps: int
+    execution_horizon: int | None = None
+    chunking: str = "given"
+
+    @classmethod
+    def parse(cls, control: str) -> Delay | None:
+        """The delay of a control such as "delay=2", "delay=2 execution_horizon=4 chunking=naive";
+        None for one without. Raises ValueError for what is none."""
+        given: dict[str, str] = {}
+        for part in filter(is_option, control.split()):
+            name, _, value = part.partition("=")
+            given[name] = value
+        if not given:
+            return None
+        if "delay" not in given:
+            raise ValueError(f"{control!r} gives no delay: begin with delay=STEPS")
+        counts = {name: given.get(name) for name in ("delay", "execution_horizon")}
+        for name, value in counts.items():
+            if value is not None and not (value.isdecimal() and int(value) >= (name != "delay")):
+                raise ValueError(f"{name} must be a number of control steps, got {value!r}")
+        if (chunking := given.get("chunking", "given")) not in CHUNKINGS:
+            raise ValueError(f"unknown chunking {chunking!r}; known: {', '.join(CHUNKINGS)}")
+        horizon = counts["execution_horizon"]
+        return cls(int(given["delay"]), None if horizon is None else int(horizon), chunking)
+
+
+def is_option(part: str) -> bool:
+    """Whether a part of a control is of its delay, and not of the environment."""
+    return part.partition("=")[0] in ("delay", "execution_horizon", "chunking")
+
+
+class LateChunks:
+    """Executes chunks that come late.
+
+    horizon: H. Raises ValueError if a chunk is executed before the last one ends that it follows.
+    """
+
+    def __init__(self, delay: Delay, execution_horizon: int, horizon: int) -> None:
+        self._delay, self._every = delay.steps, execution_horizon
+        self._chunking = delay.chunking
+        if not delay.steps <= execution_horizon <= horizon - delay.steps:
+            raise ValueError(
+                f"a chunk of {horizon} steps that comes {delay.steps} late cannot be executed for "
+                f"{execution_horizon}: the execution horizon must lie between {delay.steps} and "
+                f"{horizon - delay.steps}"
+            )
+        self._step = 0
+        self._chunk: Tensor | None = None
+        self._seams: list[Tensor] = []
+        self._executed: list[Tensor] = []
+        self._at_seams: list[int] = []
+
+    @property
+    def asks_next(self) -> bool:
+        """Whether a chunk is asked for in the next step, so that its observation matters."""
+        return self._step % self._every == 0
+
+    def act(self, predict: Callable[[Tensor | None], Tensor]) -> Tensor:
+        """The next action (D,). predict: from the steps that are executed meanwhile (d, D), None
+        for none or not to be told, to a chunk (H, D) for the present observation."""
+        if self.asks_next:
+            self._follow(predict)
+        assert self._chunk is not None
+        action = self._chunk[self._step % self._every]
+        self._executed.append(action)
+        self._step += 1
+        return action
+
+    def smoothness(self, deviation: Tensor) -> dict[str, float]:
+        """Means over the episode, in deviations (D,); what never happened is left out."""
+
+        def size(differences: Sequence[Tensor]) -> float:
+            return fmean(float((x / deviation).square().mean().sqrt()) for x in differences)
+
+        change = [b - a for a, b in pairwise(self._executed)]
+        seams = {step for step in self._at_seams if step < len(self._executed)}
+        sizes = {
+            "seam": self._seams,
+            "change_at_seams": [change[step - 1] for step in sorted(seams)],
+            "change_elsewhere": [x for step, x in enumerate(change, 1) if step not in seams],
+            "jerk": [b - a for a, b in pairwise(change)],
+        }
+        return {name: size(values) for name, values in sizes.items() if values}
+
+    def _follow(self, predict: Callable[[Tensor | None], Tensor]) -> None:
+        """Ask for a chunk; until it comes, the last one is executed further."""
+        if self._chunk is None:
+            self._chunk = predict(None)
+            return
+        left = self._chunk[self._every :]
+        meanwhile = left[: self._delay]
+        told = {"given": meanwhile, "wrong": -meanwhile}.get(self._chunking)
+        new = predict(told if self._delay > 0 else None).clone()
+        if len(left) > self._delay:
+            self._seams.append(new[self._delay] - left[self._delay])
+        self._at_seams.append(self._step + self._delay)
+        new[: self._delay] = meanwhile
+        if self._chunking == "blend":
+            overlap = len(left) - self._delay
+            share = torch.arange(1, overlap + 1)[:, None] / (overlap + 1)
+            both = slice(self._delay, len(left))
+            new[both] = share * new[both] + (1 - share) * left[self._delay :]
+        self._chunk = new
+
+
+def delays_summary(
+    episodes: Sequence[Any], policies: Sequence[str], tasks: Sequence[str], controls: Sequence[str]
+) -> dict[str, Any]:
+    """{"delays": rows} for each policy, task and control with a delay: its success with interval,
+    and the means of what `LateChunks.smoothness` tells. Nothing without such controls."""
+    rows = []
+    for policy in policies:
+        for task in tasks:
+            for control in controls:
+                if (delay := Delay.parse(control)) is None:
+                    continue
+                own = [
+                    e for e in episodes if (e.policy, e.task, e.control) == (policy, task, control)
+                ]
+                rate = Rate(sum(e.success for e in own), len(own))
+                low, high = rate.interval
+                rows.append(
+                    {"policy": policy, "task": task}
+                    | vars(delay)
+                    | {"successes": rate.successes, "episodes": rate.episodes}
+                    | {"rate": rate.share, "low": low, "high": high}
+                    | _means(own)
+                )
+    return {"delays": rows} if rows else {}
+
+
+def _means(episodes: Iterable[Any]) -> dict[str, float]:
+    told = [episode.smoothness for episode in episodes if episode.smoothness]
+    names = dict.fromkeys(name for values in told for name in values)
+    return {name: fmean(v[name] for v in told if name in v) for name in names}
+
+
+def delays_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as Markdown."""
+    cells = [
+        [
+            row["policy"],
+            row["task"],
+            str(row["steps"]),
+            str(row["execution_horizon"] or "own"),
+            row["chunking"],
+            f"{row['successes']}/{row['episodes']}, {100 * row['rate']:.0f} "
+            f"({100 * row['low']:.0f}–{100 * row['high']:.0f})",
+            *(f"{row[name]:.2f}" if name in row else "" for name in _SMOOTHNESS),
+        ]
+        for row in rows
+    ]
+    head = ["policy", "task", "delay", "execution horizon", "chunking", "success"]
+    return table([*head, *(name.replace("_", " ") for name in _SMOOTHNESS)], cells)
+
+
+_SMOOTHNESS = ("seam", "change_at_seams", "change_elsewhere", "jerk")
