@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e0.network.policy_network import PolicyNetwork, Prefix, action_mask, time_features
+from e0.network.policy_network import EncodedObservation, PolicyNetwork, action_mask, time_features
 from e0.network.transformer import (
     AdaptiveRMSNorm,
     Block,
@@ -81,7 +81,7 @@ class FastDenoiser:
         self.dtype = dtype
         self._compiled = torch.compile(self._block) if compiled else None
 
-    def bind(self, prefix: Prefix) -> Callable[..., Tensor]:
+    def bind(self, prefix: EncodedObservation) -> Callable[..., Tensor]:
         """A `denoise` for one encoded observation, to be called at the times in their order, for
         any number of draws of each observation; the times may be left before their end."""
         rooms: dict[int, Room] = {}
@@ -107,7 +107,7 @@ class FastDenoiser:
 
         return denoise
 
-    def _make_room(self, prefix: Prefix, draws: int) -> Room:
+    def _make_room(self, prefix: EncodedObservation, draws: int) -> Room:
         """What all evaluations of so many draws share."""
         shape, batch = self.preset.suffix, len(prefix.mask)
         count, place = self.layout.count, torch.arange(self.layout.count, device=self.times.device)
