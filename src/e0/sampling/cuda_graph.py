@@ -106,12 +106,14 @@ class GraphedSampler:
             drawn = self._draw(self._padded(observation), noise, prefix)
         return accept(drawn, observation, noise, self.sampler.policy)
 
-    def warm_up(self, observation: Observation) -> None:
-        """Capture what chunks of such observations need; of prompts that tell the state, which
+    def warm_up(self, observation: Observation, prefix: Prefix | None = None) -> None:
+        """Capture what chunks of such observations need, with a prefix if one is given, of however
+        many steps; of prompts that tell the state, which
         changes their length, also those a little shorter and longer."""
         for part in self.either or (self,):
             for near in self._nearby(observation):
-                part.sample(near, generator=torch.Generator(self._device))
+                generator = torch.Generator(self._device)
+                part.sample(near, generator=generator, prefix=prefix)
 
     def _looking_and_sampling(self) -> tuple[GraphedSampler, GraphedSampler] | None:
         objective = self.sampler.objective
