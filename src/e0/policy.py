@@ -264,8 +264,9 @@ class Policy(nn.Module):
         prefix: Prefix | None = None,
     ) -> ActionChunk:
         """Draw one chunk for each observation, with `steps` network evaluations (default: the
-        settings' denoising_steps). Steps that a prefix gives come out exactly as they are; a policy
-        that was not trained for that (rtc_training_max_delay) paints them in, see `e0.prefix.Held`.
+        settings' denoising_steps). Steps that a prefix gives come out exactly as they are; e0,
+        flow and hybrid paint them in unless they were trained for it (rtc_training_max_delay), see
+        `e0.prefix.Held`.
 
         Raises NonFiniteError (a ValueError) naming the inputs or weights that hold NaN or infinity,
         PrefixError (a ValueError) for a prefix that cannot be continued, and ValueError for other

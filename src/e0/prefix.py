@@ -24,6 +24,9 @@ look at what it sees rather than go on as before."""
 
 UNABLE = ("regression", "mip")
 """Objectives that make a chunk of the observation alone."""
+PAINTED = ("e0", "flow", "hybrid")
+"""Objectives whose given steps are painted in where they were not trained, see `Held`. Those of
+tokens show them as they are, and may be asked what they have not seen in training."""
 
 
 class PrefixError(ValueError):
@@ -73,7 +76,7 @@ class Prefix:
         first ones or that leaves no step of a chunk, and NaN or infinity in a given step. Looks at
         values, so it waits for the device that they are on.
         """
-        actions, mask = self.actions, self.mask
+        actions, mask = self.actions, self.mask.to(self.actions.device)
         if actions.shape != shape or mask.shape != shape[:2] or mask.dtype != torch.bool:
             raise PrefixError(
                 f"a prefix of {shape[0]} chunks needs actions of shape {tuple(shape)} and a bool "

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from e0.objectives import ActionChunk
 from e0.policy import Policy
-from e0.prefix import UNABLE, Prefix, PrefixError
+from e0.prefix import PAINTED, UNABLE, Prefix, PrefixError
 from lerobot_policy_e0.acting import Episode
 from lerobot_policy_e0.configuration_e0 import E0Config
 
@@ -46,19 +46,18 @@ class RealTimeChunking:
     def init_rtc_processor(self) -> None:
         """LeRobot calls this once, when its engine will drive the policy, and before the policy is
         where it will act. There is no processor, since nothing is guided: says what will happen."""
-        settings, longest = self.model.settings, self._longest_delay
+        settings, longest = self.model.settings, self.longest_delay
         if self.model.given_clean or settings.objective == "autoregressive":
             logger.info("real-time chunking of up to %d steps of %d", longest, settings.horizon)
-        else:
-            logger.warning(
-                "real-time chunking of a policy that was not trained for it "
-                "(rtc_training_max_delay): up to %d steps of %d are painted in, which at "
-                "denoising_steps=%d %s",
-                longest,
-                settings.horizon,
-                settings.denoising_steps,
-                "does nothing" if settings.denoising_steps == 1 else "may help",
-            )
+            return
+        useless = settings.objective in PAINTED and settings.denoising_steps == 1
+        logger.warning(
+            "real-time chunking of up to %d steps of %d by a policy that was not trained for it "
+            "(rtc_training_max_delay)%s",
+            longest,
+            settings.horizon,
+            ": at denoising_steps=1 it will not see them" if useless else "",
+        )
 
     # LeRobot would compile the whole method (`--use_torch_compile`), and with it what is made
     # ahead; what is worth compiling compiles itself.
@@ -85,9 +84,9 @@ class RealTimeChunking:
         if inference_delay < 0:
             raise PrefixError(f"inference_delay must not be negative, got {inference_delay}")
         if prev_chunk_left_over is not None and self._rtc_enabled is not False:
-            if inference_delay > self._longest_delay:
-                _warn_of_delay(inference_delay, self._longest_delay)
-            steps = min(inference_delay, self._longest_delay)
+            if inference_delay > self.longest_delay:
+                _warn_of_delay(inference_delay, self.longest_delay)
+            steps = min(inference_delay, self.longest_delay)
             last, horizon = self._episode.returned, self.model.settings.horizon
             if steps > 0 or self.supports_rtc():
                 options["prefix"] = committed(prev_chunk_left_over, steps, horizon, last)
@@ -104,7 +103,8 @@ class RealTimeChunking:
         return Prefix.of_steps(torch.empty(count, 0, settings.action_dim), settings.horizon)
 
     @property
-    def _longest_delay(self) -> int:
+    def longest_delay(self) -> int:
+        """The most steps that LeRobot's engine gives: as many as were trained, or half a chunk."""
         settings = self.model.settings
         return settings.rtc_training_max_delay or settings.horizon // 2
 

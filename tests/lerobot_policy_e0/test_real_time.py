@@ -189,11 +189,11 @@ def test_lerobot_takes_it_for_one_that_can() -> None:
     ("own", "level", "said"),
     [
         ({}, logging.INFO, "chunking of up to 3 steps of 8"),
-        ({"rtc_training_max_delay": 0}, logging.WARNING, "painted in.*denoising_steps=2 may help"),
+        ({"rtc_training_max_delay": 0}, logging.WARNING, r"4 steps of 8 .* not trained for it"),
         (
             {"rtc_training_max_delay": 0, "denoising_steps": 1},
             logging.WARNING,
-            "denoising_steps=1 does nothing",
+            "at denoising_steps=1 it will not see them",
         ),
     ],
 )
