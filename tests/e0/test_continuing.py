@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from e0.ambiguity import ambiguity
+from e0.heads import TokenHead
 from e0.network.policy_network import Observation
 from e0.network.presets import PRESETS, find_preset
 from e0.network.transformer import BlockShape
+from e0.objectives import E0Objective, Sampling
 from e0.policy import Policy, PolicySettings
 from e0.prefix import Prefix
 from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler
+from e0.tokens import ActionTokenizer
 
 B, H, D, TRAINED = 32, 4, 1, 2
 SHAPE = BlockShape(width=32, hidden=64, heads=2, key_value_heads=1, head_width=16)
@@ -119,3 +122,24 @@ def test_steps_that_are_given_are_not_ambiguous() -> None:
     given = torch.tensor([[True, True, False, False]])
     assert ambiguity(logits, values).item() == 0.75
     assert ambiguity(logits, values, given).item() == 0.5
+
+
+def test_what_the_network_says_of_given_steps_decides_nothing() -> None:
+    """Neither whether there are several ways to act nor when decoding may stop."""
+    head = TokenHead(ActionTokenizer(D, 5).fit(torch.linspace(-1, 1, 5)[:, None]), "linear")
+    prefix, calls = Prefix.of_steps(torch.ones(2, 1, D), H), []
+
+    def denoise(noisy: Tensor, time: Tensor, cache: Any = None) -> Tensor:
+        calls.append(time)
+        logits = torch.zeros(len(noisy), H, D, 5)
+        logits[:, 1:, :, 2] = 30.0
+        logits[:, 0, :, [0, 4]] = 30.0  # two ways
+        logits[:, 0, :, 4 * (len(calls) % 2)] += 1.0  # now the one, now the other
+        return logits
+
+    own: dict[str, Any]
+    for own, taken in (({"decoding": "adaptive"}, 1), ({"early_stop": True}, 2)):
+        sampling = Sampling(6, prefix=prefix, own_time=True)
+        chunk = E0Objective(head, **own).sample(denoise, 2, H, sampling)
+        assert chunk.steps_taken == taken
+        assert chunk.actions[:, :, 0].tolist() == [[1.0, 0.0, 0.0, 0.0]] * 2
