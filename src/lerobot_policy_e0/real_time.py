@@ -77,12 +77,16 @@ class RealTimeChunking:
         observation; its first `inference_delay` steps will have been executed when this chunk comes
         and are its first ones, at most as many as the policy was trained for, or half a chunk.
         Rows that only fill it up are none: see `real_steps`. execution_horizon is the number of
-        rows that the engine hands over; all that matters of it is in them.
+        rows that the engine hands over; all that matters of it is in them. Who knows the steps
+        exactly gives a `prefix` in place of all three.
 
-        Raises PrefixError for a negative delay, rows of another shape, NaN or infinity in a step.
+        Raises PrefixError for a negative delay, rows of another shape, NaN or infinity in a step,
+        and rows beside a prefix.
         """
         if inference_delay < 0:
             raise PrefixError(f"inference_delay must not be negative, got {inference_delay}")
+        if prev_chunk_left_over is not None and options.get("prefix") is not None:
+            raise PrefixError("give either a prefix or prev_chunk_left_over, not both")
         if prev_chunk_left_over is not None and self._rtc_enabled is not False:
             if inference_delay > self.longest_delay:
                 _warn_of_delay(inference_delay, self.longest_delay)

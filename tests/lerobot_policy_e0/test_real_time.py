@@ -22,7 +22,7 @@ from lerobot.utils.feature_utils import hw_to_dataset_features
 from torch import Tensor
 
 from e0.network.presets import PRESETS
-from e0.prefix import PrefixError
+from e0.prefix import Prefix, PrefixError
 from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler
 from lerobot_policy_e0 import E0Config, E0Policy, real_time
@@ -143,6 +143,16 @@ def test_no_more_steps_are_given_than_were_trained(
     assert len(warned) == (delay > given)
 
 
+def test_who_knows_the_steps_gives_them() -> None:
+    """As a server does: nothing is left out, nor limited."""
+    policy = make()
+    steps = torch.zeros(1, H - 1, D)  # which could be filling
+    for fast in (True, False):
+        policy.config.fast_sampling = fast
+        chunk = policy.predict_action_chunk(observe(1), prefix=Prefix.of_steps(steps, H))
+        assert chunk[:, :-1].equal(steps) and chunk[:, -1].any()
+
+
 def test_every_observation_has_its_own_steps() -> None:
     policy = make()
     before = policy.predict_action_chunk(observe(2))
@@ -161,6 +171,10 @@ def test_every_observation_has_its_own_steps() -> None:
         ({"prev_chunk_left_over": torch.ones(2, 4, D)}, r"a prefix of 1 chunks .* \(2, 8, 2\)"),
         ({"prev_chunk_left_over": torch.ones(4)}, r"shape \(T, D\) or \(B, T, D\)"),
         ({"inference_delay": -1}, "must not be negative, got -1"),
+        (
+            {"prev_chunk_left_over": rows(4), "prefix": Prefix.of_steps(rows(2)[None], H)},
+            "either a prefix or prev_chunk_left_over, not both",
+        ),
     ],
 )
 def test_what_is_no_left_over_is_refused(given: dict[str, Any], message: str) -> None:
