@@ -8,6 +8,15 @@ out), `objectives` (loss and sampling), `policy` (the four together).
 from e0.network.policy_network import Observation
 from e0.objectives import ActionChunk
 from e0.policy import Policy, PolicySettings
+from e0.prefix import Prefix, PrefixError
 from e0.tokens import ActionTokenizer
 
-__all__ = ["ActionChunk", "ActionTokenizer", "Observation", "Policy", "PolicySettings"]
+__all__ = [
+    "ActionChunk",
+    "ActionTokenizer",
+    "Observation",
+    "Policy",
+    "PolicySettings",
+    "Prefix",
+    "PrefixError",
+]

@@ -62,16 +62,20 @@ def best_cut(values: Tensor, masses: Tensor) -> Cut:
     )
 
 
-def ambiguity(logits: Tensor, values: Tensor) -> Tensor:
+def ambiguity(logits: Tensor, values: Tensor, given: Tensor | None = None) -> Tensor:
     """How ambiguous each chunk is, (B,) in [0, 1]: of its most ambiguous dimension the share of
     steps whose posterior has two peaks.
 
-    logits: (B, H, D, V). values: (D, V), of the codes, in standard deviations of the data.
+    logits: (B, H, D, V). values: (D, V), of the codes, in standard deviations of the data. given:
+    (B, H), steps that are known and so do not count.
     """
     cut = best_cut(values, logits.float().softmax(-1))
     apart = (cut.lesser >= SMALLEST_SHARE) & (cut.gap >= SMALLEST_GAP)
     two = apart & (cut.saddle <= HIGHEST_SADDLE)
-    return two.float().mean(1).amax(-1)
+    if given is None:
+        return two.float().mean(1).amax(-1)
+    counted = two.masked_fill(given[..., None], False).float().sum(1)
+    return (counted / (~given).sum(1, keepdim=True)).amax(-1)
 
 
 def keep_to_one(samples: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from e0.known import require_known
 from e0.posterior import draw, posterior_entropy
+from e0.prefix import Held
 from e0.tokens import ActionTokenizer
 
 SAMPLERS = ("ddim", "ancestral")
@@ -118,7 +119,7 @@ class OneHotEmbedding:
 class Corrupted(NamedTuple):
     """A corrupted chunk: noisy = alpha * clean + sigma * noise.
 
-    noisy, noise: (B, H, D, m). t: (B,). alpha, sigma: (B, 1, 1, 1).
+    noisy, noise: (B, H, D, m). t: (B,) or (B, H). alpha, sigma: (B, 1 or H, 1, 1).
     """
 
     noisy: Tensor
@@ -135,14 +136,17 @@ def corrupt(
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Corrupted:
-    """Corrupt clean embeddings (B, H, D, m) to the times t (B,).
+    """Corrupt clean embeddings (B, H, D, m) to the times t (B,), or of every step (B, H).
 
     `noise` defaults to standard normal numbers from `generator`. Raises ValueError for shapes
     that do not match and, on the CPU only, for a time outside [0, 1]: on another device the check
     would have to wait for it.
     """
-    if t.shape != clean.shape[:1]:
-        raise ValueError(f"t must have shape ({clean.shape[0]},), got {tuple(t.shape)}")
+    if t.shape not in (clean.shape[:1], clean.shape[:2]):
+        raise ValueError(
+            f"t must have shape ({clean.shape[0]},) or {tuple(clean.shape[:2])}, got "
+            f"{tuple(t.shape)}"
+        )
     if t.device.type == "cpu" and not ((t >= 0) & (t <= 1)).all():
         raise ValueError(f"t must lie in [0, 1], got {t.tolist()}")
     if noise is None:
@@ -153,7 +157,7 @@ def corrupt(
         raise ValueError(
             f"noise must have the shape of clean, {tuple(clean.shape)}, got {tuple(noise.shape)}"
         )
-    broadcast = t.reshape(-1, *[1] * (clean.ndim - 1))
+    broadcast = t.reshape(clean.shape[0], -1, *[1] * (clean.ndim - 2))
     alpha = schedule.alpha(broadcast).to(clean.dtype)
     sigma = schedule.sigma(broadcast).to(clean.dtype)
     return Corrupted(alpha * clean + sigma * noise, noise, t, alpha, sigma)
@@ -209,6 +213,7 @@ def sample(
     cooling: bool = False,
     generator: torch.Generator | None = None,
     initial_noise: Tensor | None = None,
+    held: Held | None = None,
     early_stop: bool = False,
     keep_trace: bool = False,
     device: torch.device | str | None = None,
@@ -230,10 +235,11 @@ def sample(
 
     `temperature` divides the logits before x̂ is formed; 0 takes the most likely codes. With
     `cooling` it falls evenly, to 0 where the last evaluation is read out.
-    `initial_noise` (B, H, D, m) replaces the noise at t = 1. `early_stop` ends when no most likely
-    token of the batch has changed since the evaluation before, and is the only thing that waits
-    for the device. Raises ValueError for fewer than one step, an unknown grid or sampler, or noise
-    or logits of another shape.
+    `initial_noise` (B, H, D, m) replaces the noise at t = 1. What is `held` of a chunk is put into
+    its place before each evaluation; logits there mean nothing. `early_stop` ends when no most
+    likely token of the batch has changed since the evaluation before, and is the only thing that
+    waits for the device. Raises ValueError for fewer than one step, an unknown grid or sampler, or
+    noise or logits of another shape.
     """
     require_known("sampler", sampler, SAMPLERS)
     noise_shape = (*shape, embedding.width)
@@ -247,12 +253,16 @@ def sample(
         )
     ancestral = sampler == "ancestral"
     times = step_times(steps, grid, noisy.device)
-    keep, pull, fresh = _step_coefficients(times, schedule, ancestral)
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    keep, pull, fresh = _step_coefficients(alpha, sigma, ancestral)
     trace: list[Tensor] = []
     previous = None
     step = 0
     while True:
-        logits = denoise(noisy, times[step].expand(shape[0]))
+        time = times[step].expand(shape[0])
+        if held is not None:
+            noisy, time = held.put(noisy, time, alpha[step], sigma[step])
+        logits = denoise(noisy, time)
         if logits.shape[:-1] != torch.Size(shape):
             raise ValueError(f"denoise must return {(*shape, 'V')}, got {tuple(logits.shape)}")
         if keep_trace:
@@ -261,6 +271,8 @@ def sample(
             break
         if early_stop:
             best = logits.argmax(-1)
+            if held is not None:
+                best = best.masked_fill(held.mask[..., None], 0)
             if previous is not None and torch.equal(best, previous):
                 break
             previous = best
@@ -292,10 +304,10 @@ def step_times(steps: int, grid: str = "even", device: torch.device | str | None
 
 
 def _step_coefficients(
-    times: Tensor, schedule: Schedule, ancestral: bool
+    alpha: Tensor, sigma: Tensor, ancestral: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors of x_t, x̂ and ε in each of the steps between the K times: three tensors (K - 1,)."""
-    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    """Factors of x_t, x̂ and ε in each of the steps between the K times, at which signal and noise
+    are these (K,): three tensors (K - 1,)."""
     alpha, next_alpha = alpha[:-1], alpha[1:]
     sigma, next_sigma = sigma[:-1], sigma[1:]
     rho = alpha * next_sigma / (sigma * next_alpha) if ancestral else torch.ones_like(alpha)

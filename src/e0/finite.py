@@ -44,6 +44,8 @@ def draw_chunk(
     seen = list(observation.tensors().values())
     if sampling.noise is not None:
         seen.append(sampling.noise)
+    if sampling.prefix is not None:
+        seen.append(sampling.prefix.actions)
     flags = [all_finite(seen)]
 
     def watched(noisy: Tensor, time: Tensor, cache: DecodingCache | None = None) -> Tensor:

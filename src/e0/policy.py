@@ -34,6 +34,7 @@ from e0.objectives import (
     RegressionObjective,
     Sampling,
 )
+from e0.prefix import UNABLE, Prefix, draw_given, unable
 from e0.tokens import ActionTokenizer
 
 ObjectiveName = Literal[
@@ -54,6 +55,7 @@ class PolicySettings:
     objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
     schedule, time_grid, sampler, cooling, early_stop, decoding, decoding_draws: of e0. read_out: of
     e0 and dfm. start: of e0 and flow, sampling from random `noise` or from `zero`.
+    rtc_training_max_delay: the most first steps of a chunk that training gives, see `e0.prefix`.
     time_distribution: of e0, flow, hybrid and dfm, see `e0.training_times`. temperature: of e0,
     masked, dfm and autoregressive. confidence_noise, remask: of masked.
     """
@@ -86,11 +88,19 @@ class PolicySettings:
     remask: bool = False
     denoising_steps: int = 4
     noise_draws: int = 4
+    rtc_training_max_delay: int = 0
 
     def __post_init__(self) -> None:
         for name in ("action_dim", "horizon", "denoising_steps", "noise_draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.rtc_training_max_delay < self.horizon:
+            raise ValueError(
+                f"rtc_training_max_delay must lie between 0 and {self.horizon - 1}, the steps of a "
+                f"chunk less one to predict, got {self.rtc_training_max_delay}"
+            )
+        if self.rtc_training_max_delay and self.objective in UNABLE:
+            raise unable(self.objective)
 
 
 def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Objective:
@@ -191,8 +201,9 @@ class Policy(nn.Module):
 
         actions: (B, H, D) in action units; valid: (B, H) bool, False where a step is padding;
         noise: (B, H, D, input width of the objective) to corrupt each chunk with, once, in place of
-        the settings' draws of new noise. Raises ValueError for other shapes, and where an input is
-        NaN or infinite (NonFiniteError): one batch of it would spoil all weights.
+        the settings' draws of new noise. Raises ValueError for other shapes, for noise where steps
+        are given (rtc_training_max_delay), of which it is not, and where an input is NaN or
+        infinite (NonFiniteError): one batch of it would spoil all weights.
         """
         expected = (self.settings.horizon, self.settings.action_dim)
         if actions.shape[1:] != expected or valid.shape != actions.shape[:2]:
@@ -200,12 +211,20 @@ class Policy(nn.Module):
                 f"expected actions (B, {expected[0]}, {expected[1]}) and valid (B, {expected[0]}), "
                 f"got {tuple(actions.shape)} and {tuple(valid.shape)}"
             )
-        prefix = self.network.encode_prefix(observation)
+        longest, given = self.settings.rtc_training_max_delay, None
+        if longest and noise is not None:
+            raise ValueError(
+                "noise that belongs to a whole chunk, as reflow has it, says nothing about given "
+                "steps: set rtc_training_max_delay to 0"
+            )
+        encoded = self.network.encode_prefix(observation)
         # Here, where the check of the actions waits for the device, too.
         require_finite(observation.tensors() | ({} if noise is None else {"noise": noise}))
-        denoise = partial(self.network.denoise, prefix)
+        denoise = partial(self.network.denoise, encoded)
         draws = self.settings.noise_draws if noise is None else 1
-        return self.objective.loss(denoise, actions, valid, draws, noise)
+        if longest:
+            given = draw_given(valid.repeat_interleave(draws, dim=0), longest)
+        return self.objective.loss(denoise, actions, valid, draws, noise, given)
 
     @torch.no_grad()
     def copy_prefix(self, other: Policy) -> None:
@@ -242,28 +261,46 @@ class Policy(nn.Module):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         keep_trace: bool = False,
+        prefix: Prefix | None = None,
     ) -> ActionChunk:
         """Draw one chunk for each observation, with `steps` network evaluations (default: the
-        settings' denoising_steps).
+        settings' denoising_steps). Steps that a prefix gives come out exactly as they are; e0,
+        flow and hybrid paint them in unless they were trained for it (rtc_training_max_delay), see
+        `e0.prefix.Held`.
 
         Raises NonFiniteError (a ValueError) naming the inputs or weights that hold NaN or infinity,
-        and ValueError for other inputs than the network takes.
+        PrefixError (a ValueError) for a prefix that cannot be continued, and ValueError for other
+        inputs than the network takes.
         """
-        prefix = self.network.encode_prefix(observation)
+        encoded = self.network.encode_prefix(observation)
         drawn = draw_chunk(
             self.objective,
-            partial(self.network.denoise, prefix),
+            partial(self.network.denoise, encoded),
             observation,
-            len(prefix.mask),
+            len(encoded.mask),
             self.settings.horizon,
             Sampling(
                 self.settings.denoising_steps if steps is None else steps,
                 generator,
                 noise,
                 keep_trace,
+                self.checked(prefix, len(encoded.mask)),
+                self.given_clean,
             ),
         )
         return accept(drawn, observation, noise, self)
+
+    @property
+    def given_clean(self) -> bool:
+        """Whether it was trained to see given steps clean; others are painted in."""
+        return self.settings.rtc_training_max_delay > 0
+
+    def checked(self, prefix: Prefix | None, batch: int) -> Prefix | None:
+        """A prefix for the chunks of so many observations; see `Prefix.checked`."""
+        if prefix is None:
+            return None
+        shape = (batch, self.settings.horizon, self.settings.action_dim)
+        return prefix.checked(shape, self.tokenizer.codebook.device)
 
 
 def _told(tower: nn.Module | None) -> str:

@@ -55,13 +55,8 @@ def reflow_loss(
     """Loss of each observation (B,): `policy` learns which chunk `teacher` makes of which noise,
     in `steps` denoising steps. No demonstrated actions are needed."""
     settings, codebook = policy.settings, policy.tokenizer.codebook
-    batch = _batch_size(observation)
-    shape = (batch, settings.horizon, settings.action_dim, policy.objective.input_width)
+    shape = (observation.batch, settings.horizon, settings.action_dim, policy.objective.input_width)
     noise = torch.randn(shape, device=codebook.device, generator=generator)
     actions = teacher.sample(observation, steps=steps, noise=noise).actions
     valid = torch.ones(shape[:2], dtype=torch.bool, device=codebook.device)
     return policy.loss(observation, actions, valid, noise)
-
-
-def _batch_size(observation: Observation) -> int:
-    return len(next(iter([*observation.vectors.values(), *observation.images.values()])))

@@ -176,7 +176,10 @@ class ActionTokenizer(torch.nn.Module):
         A value halfway between two codes takes the lower one; a value beyond the first or last
         code takes that code (see `count_out_of_range`). Raises ValueError for NaN or infinity.
         """
-        values = self.check(actions)
+        return self.nearest(self.check(actions))
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """`encode` of values (..., D) that `check` gave; waits for no device."""
         columns = values.reshape(-1, self.action_dim).T.contiguous()
         tokens = torch.searchsorted(self._boundaries(), columns)
         tokens = torch.minimum(tokens, self.code_count[:, None] - 1)

@@ -21,17 +21,19 @@ class Episode(threading.local):
     one policy in as many threads (`--env.max_parallel_tasks`).
 
     queue: actions (B, D) that were computed and not yet given. last_chunk: where they come from.
-    begun: whether this thread has reset the policy.
+    returned: the chunks (B, H, D) that `predict_action_chunk` gave last, on the CPU. begun: whether
+    this thread has reset the policy.
     """
 
     def __init__(self) -> None:
         self.queue: deque[Tensor] = deque()
         self.last_chunk: ActionChunk | None = None
+        self.returned: Tensor | None = None
         self.begun = False
 
     def begin(self) -> None:
         """Forget everything of the last episode."""
-        self.queue, self.last_chunk, self.begun = deque(), None, True
+        self.queue, self.last_chunk, self.returned, self.begun = deque(), None, None, True
 
     def require(self, batch_size: int | None) -> None:
         """Raise RuntimeError where no episode has begun in this thread, ValueError for another

@@ -54,7 +54,8 @@ class E0Config(PreTrainedConfig):
         objective, head, mean_weight, embedding, schedule, time_distribution, start, time_grid,
         sampler, temperature, cooling, read_out, early_stop, decoding, decoding_draws,
         confidence_noise, remask, denoising_steps (network evaluations per chunk), noise_draws (per
-        observation in training).
+        observation in training), rtc_training_max_delay (the most first steps of a chunk that
+        training gives, for real-time chunking: `e0.prefix`; not with reflow_from).
     Network:
         preset: a row of `e0.network.presets`. image_size: height and width that pictures are
             brought to, such as [96,128]; if None those of the preset, or of the model that `vision`
@@ -128,6 +129,7 @@ class E0Config(PreTrainedConfig):
     remask: bool = PolicySettings.remask
     denoising_steps: int = PolicySettings.denoising_steps
     noise_draws: int = PolicySettings.noise_draws
+    rtc_training_max_delay: int = PolicySettings.rtc_training_max_delay
 
     preset: str = "tiny"
     image_size: tuple[int, int] | None = None
@@ -191,6 +193,8 @@ class E0Config(PreTrainedConfig):
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
         if self.reflow_steps < 1:
             raise ValueError(f"reflow_steps must be at least 1, got {self.reflow_steps}")
+        if self.reflow_from is not None and self.rtc_training_max_delay:
+            raise ValueError("reflow_from gives no steps: set rtc_training_max_delay=0 with it")
         if not self.vector_noise >= 0:
             raise ValueError(f"vector_noise must not be negative, got {self.vector_noise}")
         for name in ("optimizer_lr", "optimizer_lr_vision"):
@@ -384,4 +388,5 @@ class E0Config(PreTrainedConfig):
             for name in (field.name for field in fields(PolicySettings))
             if name not in ("cameras", "vectors", "action_dim") and getattr(self, name) is not None
         }
+        taken.setdefault("horizon", training_defaults(self.preset).longest_horizon)
         return PolicySettings(cameras, vectors, action_dim, **taken)

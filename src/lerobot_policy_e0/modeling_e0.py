@@ -27,6 +27,7 @@ from lerobot_policy_e0.batches import batch_size, read_pictures, read_tasks, rea
 from lerobot_policy_e0.checkpoints import CheckpointError, read_weights, refuse_adapter
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.prompts import find_tokenizer, make_prompts, tokenizer_of
+from lerobot_policy_e0.real_time import RealTimeChunking
 from lerobot_policy_e0.training_start import (
     augmentations,
     augments_in_processor,
@@ -43,7 +44,7 @@ from lerobot_policy_e0.vision import make_tower, optimizer_groups
 logger = logging.getLogger(__name__)
 
 
-class E0Policy(PreTrainedPolicy):
+class E0Policy(RealTimeChunking, PreTrainedPolicy):
     """E0 for LeRobot's training loop, evaluation and robots.
 
     `dataset_meta` and `dataset_stats` come from LeRobot when a policy is made for a dataset; the
@@ -264,10 +265,11 @@ class E0Policy(PreTrainedPolicy):
 
     def predict(self, batch: dict[str, Any], **options: Any) -> ActionChunk:
         """A whole chunk with the entropy of every token's posterior; see `e0.policy.Policy.sample`
-        for the options (steps, generator, noise, keep_trace)."""
+        for the options (steps, generator, noise, keep_trace, prefix)."""
         if self.training:
             self.eval()
         observation, policy = self._observation(batch), self.acting()
+        options.setdefault("prefix", self.nothing_given(observation.batch))
         if not self.config.fast_sampling or options.get("keep_trace"):
             return policy.sample(observation, **options)
         return self._sampler(options.pop("steps", None)).sample(observation, **options)
@@ -286,7 +288,8 @@ class E0Policy(PreTrainedPolicy):
         self.predict(batch, generator=torch.Generator(self.device), **options)
         sampler = self._sampler(options.get("steps")) if self.config.fast_sampling else None
         if isinstance(sampler, GraphedSampler):
-            sampler.warm_up(self._observation(batch))
+            observation = self._observation(batch)
+            sampler.warm_up(observation, self.nothing_given(observation.batch))
 
     def train(self, mode: bool = True) -> E0Policy:
         """As always; what was made ahead for sampling is dropped where weights may change. Raises
@@ -295,10 +298,6 @@ class E0Policy(PreTrainedPolicy):
             self._require_whole("trained")
             self._samplers.forget()
         return super().train(mode)
-
-    def predict_action_chunk(self, batch: dict[str, Any], **options: Any) -> Tensor:
-        """A whole chunk (B, H, D) in action units. `noise` fixes where denoising starts."""
-        return self.predict(batch, **options).actions
 
     def select_action(self, batch: dict[str, Any], **options: Any) -> Tensor:
         """The next action (B, D); a new chunk, kept as `last_chunk`, is made every

@@ -25,6 +25,7 @@ from e0.network.presets import PRESETS
 from e0.objectives import ActionChunk
 from e0.objectives.diffusion import ALWAYS, NEVER
 from e0.policy import Policy
+from e0.prefix import Prefix
 from e0.sampling import cuda_graph, sampler
 from e0.sampling.cuda_graph import PROMPT_TOKENS, GraphedSampler, unflatten
 from e0.sampling.sampler import FastSampler
@@ -32,6 +33,7 @@ from small_policies import LAYOUTS, D, H, assert_same, make_policy, observe, see
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 on_each_device = pytest.mark.parametrize("device", ["cpu", GPU])
+with_prefix = pytest.mark.parametrize("longest", [0, 2], ids=["free", "with a prefix"])
 
 
 def at(device: str, observation: Observation) -> Observation:
@@ -172,7 +174,7 @@ def test_what_was_used_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = []
     record = graphed._record
     monkeypatch.setattr(
-        graphed, "_record", lambda seen, start: recorded.append(len(start)) or record(seen, start)
+        graphed, "_record", lambda *inputs: recorded.append(len(inputs[1])) or record(*inputs)
     )
     for batch in (1, 2, 1, 3, 1, 2):
         observation = observe(policy, 2)
@@ -326,27 +328,33 @@ def draw_on_fake_gpu(
             {"wrist": torch.ones(1, dtype=torch.bool, device="cuda")},
         )
         start = torch.randn(1, H, D, policy.objective.input_width, device="cuda")
+        prefix = None
+        if policy.given_clean:
+            prefix = Prefix.of_steps(torch.randn(1, 1, D, device="cuda"), H)
         with Watch() as watch:
-            drawn = fast.draw(observation, noise=start)
+            drawn = fast.draw(observation, noise=start, prefix=prefix)
     return drawn, watch.kernels
 
 
 @pytest.mark.parametrize("preset", LAYOUTS)
 @pytest.mark.parametrize("objective", ["e0", "flow", "hybrid"])
+@with_prefix
 def test_nothing_of_a_chunk_waits_for_the_device(
-    preset: str, objective: str, monkeypatch: pytest.MonkeyPatch
+    preset: str, objective: str, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = make_policy(preset, objective=objective)
+    small = make_policy(preset, objective=objective, rtc_training_max_delay=longest)
     drawn, _ = draw_on_fake_gpu(small, 2, monkeypatch)
     assert drawn.chunk.actions.shape == (1, H, D)
     assert drawn.finite.device.type == "cuda"
 
 
 @pytest.mark.parametrize(("ambiguous", "evaluations"), [(NEVER, 1), (ALWAYS, 3)])
+@with_prefix
 def test_neither_part_of_adaptive_decoding_waits_for_the_device(
-    ambiguous: float, evaluations: int, monkeypatch: pytest.MonkeyPatch
+    ambiguous: float, evaluations: int, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = make_policy("tiny", decoding="adaptive", decoding_draws=3)
+    own: dict[str, Any] = {"decoding": "adaptive", "decoding_draws": 3}
+    small = make_policy("tiny", rtc_training_max_delay=longest, **own)
     small.objective = replace(small.objective, ambiguous=ambiguous)  # pyright: ignore
     drawn, _ = draw_on_fake_gpu(small, 2, monkeypatch)
     assert drawn.chunk.steps_taken == evaluations
@@ -354,13 +362,16 @@ def test_neither_part_of_adaptive_decoding_waits_for_the_device(
 
 
 @pytest.mark.parametrize(("preset", "most"), [("paligemma_debug", 32), ("paligemma_pi0_debug", 30)])
-def test_a_step_takes_few_kernels(preset: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@with_prefix
+def test_a_step_takes_few_kernels(
+    preset: str, most: int, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In each block, attention counted in its parts, eleven, as fake tensors compute it. In a graph
     a small kernel costs about two microseconds, whatever it computes."""
     counts = {}
     for depth in (2, 3):
         monkeypatch.setitem(PRESETS, "test", replace(PRESETS[preset], depth=depth))
-        small = make_policy("test")
+        small = make_policy("test", rtc_training_max_delay=longest)
         one, two = (draw_on_fake_gpu(small, steps, monkeypatch)[1] for steps in (1, 2))
         counts[depth] = two - one
     assert counts[3] - counts[2] <= most

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from e0.network.language import NO_WORD
-from e0.network.policy_network import Observation, Prefix, time_features
+from e0.network.policy_network import EncodedObservation, Observation, time_features
 from e0.network.presets import Preset, paligemma
 from e0.network.siglip import SiglipShape
 from e0.network.transformer import BlockShape
@@ -132,7 +132,7 @@ class Golden:
         return torch.cat((flow[..., None], codes), dim=-1)
 
     @cached_property
-    def prefix(self) -> Prefix:
+    def prefix(self) -> EncodedObservation:
         with torch.no_grad():
             return self.network.encode_prefix(self.observation)
 

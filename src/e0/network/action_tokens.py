@@ -60,6 +60,11 @@ class TokenLayout:
             order[self.horizon :] = 1
         return order
 
+    def of_tokens(self, of_steps: Tensor) -> Tensor:
+        """For every token what there is for every step: (B, H) to (B, T)."""
+        codes = of_steps if self.grain == "step" else of_steps.repeat_interleave(self.action_dim, 1)
+        return torch.cat((of_steps, codes), dim=1) if self.flow_tokens else codes
+
 
 class ActionTokens(nn.Module):
     """Projections of what a layout says into tokens of a width, and back.

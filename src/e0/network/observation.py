@@ -27,6 +27,11 @@ class Observation:
     instruction: Tensor | None = None
     present: Mapping[str, Tensor] | None = None
 
+    @property
+    def batch(self) -> int:
+        """How many observations there are."""
+        return len(next(iter(self.tensors().values())))
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by a name that is theirs alone."""
         named = {f"image {name}": image for name, image in self.images.items()}

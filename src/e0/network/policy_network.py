@@ -36,7 +36,7 @@ from e0.network.transformer import (
 from e0.network.vision import KeypointShape, KeypointTower, resize, sinusoidal
 
 
-class Prefix(NamedTuple):
+class EncodedObservation(NamedTuple):
     """An encoded observation: keys and values of every layer, and which tokens are real."""
 
     layers: list[KeyValue]
@@ -149,7 +149,7 @@ class PolicyNetwork(nn.Module):
             if part is not None:
                 part.requires_grad_(False)
 
-    def encode_prefix(self, observation: Observation) -> Prefix:
+    def encode_prefix(self, observation: Observation) -> EncodedObservation:
         """Encode an observation once; every denoising step and noise draw reuses the result.
 
         Raises ValueError if cameras or vector features are not the ones of this network, or have
@@ -163,16 +163,20 @@ class PolicyNetwork(nn.Module):
             tokens, key_value = self._run(block, tokens, table, attend)
             layers.append(key_value)
         layers.append(self.prefix_key_value(self.prefix_norm(tokens), table))
-        prefix = Prefix(layers, mask)
+        prefix = EncodedObservation(layers, mask)
         if self.preset.state == "suffix" and self.vectors:
             return self._append_state(prefix, observation)
         return prefix
 
     def denoise(
-        self, prefix: Prefix, noisy: Tensor, time: Tensor, cache: DecodingCache | None = None
+        self,
+        prefix: EncodedObservation,
+        noisy: Tensor,
+        time: Tensor,
+        cache: DecodingCache | None = None,
     ) -> Tensor:
-        """`noisy` (B·R, H, D, input width), `time` (B·R,) in [0, 1] -> (B·R, H, D, output width);
-        (H·D, 1) in place of (H, D) for a causal network.
+        """`noisy` (B·R, H, D, input width), `time` in [0, 1], (B·R,) or of every step (B·R, H), to
+        (B·R, H, D, output width); (H·D, 1) in place of (H, D) for a causal network.
 
         Row b·R + r belongs to observation b. The R draws of one observation are laid side by side
         as one sequence in which a draw sees the prefix and itself, so the prefix is never copied.
@@ -183,7 +187,7 @@ class PolicyNetwork(nn.Module):
         return run(self, prefix, noisy, time, cache)
 
     def _denoise(
-        self, prefix: Prefix, noisy: Tensor, time: Tensor, cache: DecodingCache | None
+        self, prefix: EncodedObservation, noisy: Tensor, time: Tensor, cache: DecodingCache | None
     ) -> Tensor:
         batch, rows = prefix.mask.shape[0], noisy.shape[0]
         draws, start = rows // batch, cache.length if cache else 0
@@ -194,7 +198,7 @@ class PolicyNetwork(nn.Module):
         x, condition = self._add_time(x, time)
         x = x.reshape(batch, draws * count, -1)
         if condition is not None:
-            condition = condition.view(batch, draws, -1)
+            condition = condition.view(batch, -1, condition.shape[-1])
         places = torch.arange(start, start + count, device=x.device)
         positions = prefix.mask.sum(-1, keepdim=True) + places.repeat(draws)
         table = self._rotation(positions)
@@ -241,14 +245,20 @@ class PolicyNetwork(nn.Module):
         return block(*inputs)
 
     def _add_time(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Action tokens (rows, T, C) that know the time (rows,), or a condition (rows, C)."""
+        """Action tokens (rows, T, C) that know the time, (rows,) or (rows, H), or a condition of
+        every row or token, (rows, C) or (rows, T, C)."""
+        if time.ndim == 2:
+            time = self.layout.of_tokens(time)
         features = time_features(time, self.preset.time_width).to(x.dtype)
         if self.preset.time == "adaptive":
             return x, self.time(features)
-        features = features[:, None].expand(-1, x.shape[1], -1)
+        if time.ndim == 1:
+            features = features[:, None].expand(-1, x.shape[1], -1)
         return self.time(torch.cat((x, features), dim=-1)), None
 
-    def _append_state(self, prefix: Prefix, observation: Observation) -> Prefix:
+    def _append_state(
+        self, prefix: EncodedObservation, observation: Observation
+    ) -> EncodedObservation:
         """Vector features as tokens of the suffix stream, which see the prefix and each other. They
         do not depend on the time, so their keys and values can be computed with the prefix."""
         x = self._embed_vectors(observation)
@@ -260,7 +270,7 @@ class PolicyNetwork(nn.Module):
         for block, context in zip(self.suffix_blocks, prefix.layers, strict=True):
             x, key_value = self._run(block, x, table, mask[:, None, None, :], context)
             layers.append(key_value)
-        return Prefix(layers, mask)
+        return EncodedObservation(layers, mask)
 
     def _embed(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """All prefix tokens (B, P, C) and their mask (B, P)."""

@@ -129,8 +129,8 @@ class AdaptiveRMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` (B, R·H, C), `condition` (B, R, condition width), one for every H tokens -> normed x,
-        residual gate."""
+        """`x` (B, R·H, C), `condition` (B, R, condition width), one for every H tokens, or one for
+        every token (B, R·H, condition width) -> normed x, residual gate."""
         modulation = self.modulation(condition)
         if condition.shape[1] not in (1, x.shape[1]):
             modulation = modulation.repeat_interleave(x.shape[1] // condition.shape[1], dim=1)

@@ -12,8 +12,16 @@ from e0.diffusion import OrdinalEmbedding
 from e0.heads import TokenHead, padding_bias
 from e0.known import require_known
 from e0.objectives.diffusion import require_temperature
-from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise, training_time
+from e0.objectives.interface import (
+    ActionChunk,
+    Denoise,
+    Sampling,
+    continued,
+    refuse_noise,
+    training_time,
+)
 from e0.posterior import READ_OUTS, draw, posterior_entropy, read_out
+from e0.prefix import times_of_steps
 from e0.training_times import TIME_DISTRIBUTIONS
 
 
@@ -108,16 +116,21 @@ class DFMObjective:
         valid: Tensor,
         draws: int,
         noise: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         refuse_noise(noise, "dfm")
         tokens = self.head.tokenizer.encode(actions).repeat_interleave(draws, dim=0)
         valid = valid.repeat_interleave(draws, dim=0)
         time = training_time(len(tokens), self.time_distribution, None, tokens.device)
         noisy = _draw_index(self.path().log_probabilities(tokens, time).exp(), None)
+        counted = valid
+        if given is not None:
+            noisy = torch.where(given[..., None], tokens, noisy)
+            time, counted = times_of_steps(time, given), valid & ~given
         # Padded steps carry no signal.
         seen = self.embedding.embed(noisy).masked_fill(~valid[..., None, None], 0.0)
         logits = self.head.logits()(denoise(seen, time))
-        return self.head.loss(logits, tokens, valid).view(-1, draws).mean(1)
+        return self.head.loss(logits, tokens, counted).view(-1, draws).mean(1)
 
     def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
         refuse_noise(sampling.noise, "dfm")
@@ -127,9 +140,14 @@ class DFMObjective:
         tokens = _draw_index(uniform, sampling.generator)
         times = 1 - torch.arange(steps, device=codebook.device, dtype=torch.float32) / steps
         trace: list[Tensor] = []
+        prefix = sampling.prefix
+        known = None if prefix is None else self.head.tokenizer.nearest(prefix.actions)
         for step in range(steps):
-            time = times[step].expand(batch)
-            logits = to_logits(denoise(embedding.embed(tokens), time))
+            time = told = times[step].expand(batch)
+            if prefix is not None and known is not None:
+                tokens = torch.where(prefix.mask[..., None], known, tokens)
+                told = times_of_steps(time, prefix.mask) if sampling.own_time else time
+            logits = to_logits(denoise(embedding.embed(tokens), told))
             if sampling.keep_trace:
                 trace.append(logits)
             if step < steps - 1:
@@ -137,12 +155,13 @@ class DFMObjective:
                 later = times[step + 1].expand(batch)
                 jump = path.transition(tokens, clean, time, later)
                 tokens = _draw_index(jump, sampling.generator)
-        return ActionChunk(
+        chunk = ActionChunk(
             read_out(logits, codebook, self.read_out),
             posterior_entropy(logits),
             steps,
             trace if sampling.keep_trace else None,
         )
+        return continued(chunk, prefix)
 
 
 def _draw_index(weights: Tensor, generator: torch.Generator | None) -> Tensor:

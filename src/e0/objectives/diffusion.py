@@ -27,10 +27,12 @@ from e0.objectives.interface import (
     ActionChunk,
     Denoise,
     Sampling,
+    continued,
     starting_noise,
     training_time,
 )
 from e0.posterior import READ_OUTS, read_out
+from e0.prefix import Held, times_of_steps
 from e0.training_times import TIME_DISTRIBUTIONS
 
 EMBEDDINGS = ("ordinal", "one_hot")
@@ -104,12 +106,15 @@ class E0Objective:
         valid: Tensor,
         draws: int,
         noise: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         tokens = self.head.tokenizer.encode(actions).repeat_interleave(draws, dim=0)
         valid = valid.repeat_interleave(draws, dim=0)
         # A padded step carries no signal: real steps look at it, and it often repeats one of them.
         clean = self.embedding.embed(tokens).masked_fill(~valid[..., None, None], 0.0)
         time = training_time(len(tokens), self.time_distribution, noise, clean.device)
+        if given is not None:
+            time, valid = times_of_steps(time, given), valid & ~given
         noisy = corrupt(clean, time, SCHEDULES[self.schedule_name], noise).noisy
         logits = self.head.logits()(denoise(noisy, time))
         return self.head.loss(logits, tokens, valid).view(-1, draws).mean(1)
@@ -121,42 +126,52 @@ class E0Objective:
             return self._adapt(denoise, shape, sampling)
         start = starting_noise(sampling.noise, shape, sampling.generator, device, self.start)
         drawn = self._draw(denoise, start, sampling)
-        return ActionChunk(
+        chunk = ActionChunk(
             self._actions(drawn.logits), drawn.entropy, drawn.steps_taken, drawn.trace
         )
+        return continued(chunk, sampling.prefix)
 
     def _adapt(
         self, denoise: Denoise, shape: tuple[int, int, int, int], sampling: Sampling
     ) -> ActionChunk:
-        device = self.head.tokenizer.codebook.device
+        device, prefix = self.head.tokenizer.codebook.device, sampling.prefix
         given, all_draws = sampling.noise, (shape[0], self.decoding_draws, *shape[1:])
         if given is not None:
             given = starting_noise(given, all_draws if given.ndim == 5 else shape, None, device)
         zero = torch.zeros(shape, device=device)
         at_once = self._draw(denoise, zero, replace(sampling, steps=1))
         actions, entropy = self._actions(at_once.logits), at_once.entropy
-        measured = ambiguity(at_once.logits, OrdinalEmbedding(self.head.tokenizer).table())
+        values = OrdinalEmbedding(self.head.tokenizer).table()
+        measured = ambiguity(at_once.logits, values, None if prefix is None else prefix.mask)
         several = measured >= self.ambiguous
         if self.ambiguous == NEVER or (self.ambiguous != ALWAYS and not several.any()):
-            return ActionChunk(actions, entropy, 1, at_once.trace, measured)
+            return continued(ActionChunk(actions, entropy, 1, at_once.trace, measured), prefix)
         noise = noise_of_draws(given, all_draws, sampling.generator, device)
-        drawn = self._draw(denoise, noise.flatten(0, 1), sampling)
-        chosen = self._choose(self._actions(drawn.logits).unflatten(0, (shape[0], -1)))
+        every = None if prefix is None else prefix.repeat(self.decoding_draws)
+        drawn = self._draw(denoise, noise.flatten(0, 1), replace(sampling, prefix=every))
+        samples = self._actions(drawn.logits)
+        if every is not None:
+            samples = torch.where(every.mask[..., None], every.actions, samples)
+        chosen = self._choose(samples.unflatten(0, (shape[0], -1)))
         place = torch.arange(shape[0], device=device) * self.decoding_draws + chosen
         trace = None
         if at_once.trace is not None and drawn.trace is not None:
             trace = at_once.trace + [logits[place] for logits in drawn.trace]
         several = several[:, None, None]
-        return ActionChunk(
-            torch.where(several, self._actions(drawn.logits[place]), actions),
+        chunk = ActionChunk(
+            torch.where(several, samples[place], actions),
             torch.where(several, drawn.entropy[place], entropy),
             1 + drawn.steps_taken,
             trace,
             measured,
         )
+        return continued(chunk, prefix)
 
     def _draw(self, denoise: Denoise, start: Tensor, sampling: Sampling) -> Sample:
-        logits = self.head.logits()
+        logits, prefix, held = self.head.logits(), sampling.prefix, None
+        if prefix is not None:
+            clean = self.embedding.embed(self.head.tokenizer.nearest(prefix.actions))
+            held = Held(clean, start, prefix.mask, sampling.own_time)
         return sample(
             lambda noisy, time: logits(denoise(noisy, time)),
             self.embedding,
@@ -169,6 +184,7 @@ class E0Objective:
             cooling=self.cooling,
             generator=sampling.generator,
             initial_noise=start,
+            held=held,
             early_stop=self.early_stop,
             keep_trace=sampling.keep_trace,
             device=start.device,

@@ -14,9 +14,11 @@ from e0.objectives.interface import (
     ActionChunk,
     Denoise,
     Sampling,
+    continued,
     starting_noise,
     training_time,
 )
+from e0.prefix import Held, times_of_steps
 from e0.tokens import ActionTokenizer
 from e0.training_times import TIME_DISTRIBUTIONS
 
@@ -52,12 +54,15 @@ class FlowObjective:
         valid: Tensor,
         draws: int,
         noise: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         valid = valid.repeat_interleave(draws, dim=0)
         clean = standardize(self.tokenizer, actions).repeat_interleave(draws, dim=0)
         clean = clean.masked_fill(~valid[..., None], 0.0)  # padded steps carry no signal
         time = training_time(len(clean), self.time_distribution, noise, clean.device)
         noise = starting_noise(noise, (*clean.shape, 1), None, clean.device)[..., 0]
+        if given is not None:
+            time, valid = times_of_steps(time, given), valid & ~given
         velocity = denoise(interpolate(clean, noise, time)[..., None], time)[..., 0]
         error = velocity.float() - (noise - clean)
         return mean_over_valid(error.square(), valid).view(-1, draws).mean(1)
@@ -66,15 +71,29 @@ class FlowObjective:
         steps, device = sampling.steps, self.tokenizer.codebook.device
         shape = (batch, horizon, self.tokenizer.action_dim, 1)
         x = starting_noise(sampling.noise, shape, sampling.generator, device, self.start)
+        held = hold_actions(self.tokenizer, x, sampling)
         times = 1 - torch.arange(steps, device=device, dtype=torch.float32) / steps
-        for time in times:
-            x = x - denoise(x, time.expand(batch)).float() / steps
-        return ActionChunk(to_actions(self.tokenizer, x[..., 0]), None, steps, None)
+        for now in times:
+            time = now.expand(batch)
+            if held is not None:
+                x, time = held.put(x, time, 1 - now, now)
+            x = x - denoise(x, time).float() / steps
+        chunk = ActionChunk(to_actions(self.tokenizer, x[..., 0]), None, steps, None)
+        return continued(chunk, sampling.prefix)
+
+
+def hold_actions(tokenizer: ActionTokenizer, start: Tensor, sampling: Sampling) -> Held | None:
+    """Given steps as standardized actions, where sampling starts from `start` (B, H, D, 1)."""
+    prefix = sampling.prefix
+    if prefix is None:
+        return None
+    clean = tokenizer.standardize(prefix.actions)[..., None]
+    return Held(clean, start, prefix.mask, sampling.own_time)
 
 
 def interpolate(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-    """(1 - t) clean + t noise, of (B, H, D) at the times (B,)."""
-    t = time[:, None, None]
+    """(1 - t) clean + t noise, of (B, H, D) at the times (B,), or of every step (B, H)."""
+    t = time.reshape(len(time), -1, 1)
     return (1 - t) * clean + t * noise
 
 

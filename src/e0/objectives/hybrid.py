@@ -10,9 +10,17 @@ from torch import Tensor
 from e0.diffusion import SCHEDULES, OneHotEmbedding, corrupt, mean_over_valid, sample
 from e0.heads import TokenHead
 from e0.known import require_known
-from e0.objectives.flow import interpolate, standardize, to_actions
-from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise, starting_noise
+from e0.objectives.flow import hold_actions, interpolate, standardize, to_actions
+from e0.objectives.interface import (
+    ActionChunk,
+    Denoise,
+    Sampling,
+    continued,
+    refuse_noise,
+    starting_noise,
+)
 from e0.posterior import read_out
+from e0.prefix import Held, times_of_steps
 from e0.training_times import TIME_DISTRIBUTIONS, sample_time
 
 
@@ -51,6 +59,7 @@ class HybridObjective:
         valid: Tensor,
         draws: int,
         noise: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         refuse_noise(noise, "loss of the hybrid")
         tokenizer = self.head.tokenizer
@@ -62,6 +71,8 @@ class HybridObjective:
         one_hot = self._embedding.embed(tokens).masked_fill(padded[..., None], 0.0)
         time = sample_time(len(clean), self.time_distribution, device=clean.device)
         noise = torch.randn_like(clean)
+        if given is not None:
+            time, valid = times_of_steps(time, given), valid & ~given
         noisy = interpolate(clean, noise, time)[..., None]
         outputs = denoise(
             torch.cat((noisy, corrupt(one_hot, time, SCHEDULES["linear"]).noisy), -1), time
@@ -79,10 +90,18 @@ class HybridObjective:
             sampling.noise, (*chunk, self.input_width), sampling.generator, device
         )
         x = start[..., :1]
+        held_actions, held_codes = hold_actions(tokenizer, x, sampling), None
+        if sampling.prefix is not None:
+            one_hot = self._embedding.embed(tokenizer.nearest(sampling.prefix.actions))
+            mask = sampling.prefix.mask
+            held_codes = Held(one_hot, start[..., 1:], mask, sampling.own_time)
 
         def both_branches(noisy: Tensor, time: Tensor) -> Tensor:
             """Logits for the token branch; the flow branch takes its own step on the way."""
             nonlocal x
+            if held_actions is not None:
+                now = time.amax()
+                x, _ = held_actions.put(x, now.expand(batch), 1 - now, now)
             outputs = denoise(torch.cat((x, noisy), -1), time)
             x = x - outputs[..., :1].float() / sampling.steps
             return logits(outputs[..., 1:])
@@ -94,12 +113,14 @@ class HybridObjective:
             schedule=SCHEDULES["linear"],
             steps=sampling.steps,
             initial_noise=start[..., 1:],
+            held=held_codes,
             keep_trace=sampling.keep_trace,
             device=device,
         )
         codes = read_out(drawn.logits, tokenizer.codebook)
         actions = 0.5 * to_actions(tokenizer, x[..., 0]) + 0.5 * codes
-        return ActionChunk(actions, drawn.entropy, drawn.steps_taken, drawn.trace)
+        chunk = ActionChunk(actions, drawn.entropy, drawn.steps_taken, drawn.trace)
+        return continued(chunk, sampling.prefix)
 
     @property
     def _embedding(self) -> OneHotEmbedding:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from e0.network.transformer import DecodingCache
+from e0.prefix import Prefix, unable
 from e0.training_times import sample_time
 
 SHARE_AT_PURE_NOISE = 0.5
@@ -22,9 +23,9 @@ DECODINGS = ("fixed", "adaptive")
 
 
 class Denoise(Protocol):
-    """The network, bound to an observation: `noisy` (B·R, H, D, input width) and `time` (B·R,) to
-    (B·R, H, D, output width). For a causal objective (H, D) is (H·D, 1), and with a cache the
-    inputs are only the tokens that follow those in the cache."""
+    """The network, bound to an observation: `noisy` (B·R, H, D, input width) and `time`, (B·R,) or
+    of every step (B·R, H), to (B·R, H, D, output width). For a causal objective (H, D) is (H·D, 1),
+    and with a cache the inputs are only the tokens that follow those in the cache."""
 
     def __call__(
         self, noisy: Tensor, time: Tensor, cache: DecodingCache | None = None
@@ -53,14 +54,17 @@ class Sampling:
 
     steps: network evaluations, where the objective leaves their number open. generator: of the
     random numbers, torch's global one if None. noise: what sampling starts from, drawn if None.
-    keep_trace: return the logits of every evaluation, too. Raises ValueError for fewer than one
-    step.
+    keep_trace: return the logits of every evaluation, too. prefix: steps that are given, checked;
+    own_time: whether the network has learned to see them clean, see `e0.prefix.Held`. Raises
+    ValueError for fewer than one step.
     """
 
     steps: int
     generator: torch.Generator | None = None
     noise: Tensor | None = None
     keep_trace: bool = False
+    prefix: Prefix | None = None
+    own_time: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -90,20 +94,23 @@ class Objective(Protocol):
         valid: Tensor,
         draws: int,
         noise: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """Loss of each observation (B,), from actions (B, H, D) in action units and valid (B, H).
 
         `denoise` gets B·R rows, the R draws of an observation next to each other; R is `draws`, or
         1 where nothing is drawn. `noise` (B·R, H, D, input width) replaces the noise that is drawn;
-        ValueError where none of this shape is.
+        ValueError where none of this shape is. The steps `given` (B·R, H) of each draw are shown
+        clean, and the loss is of the others.
         """
         ...
 
     def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
-        """Draw one chunk for each of `batch` observations.
+        """Draw one chunk for each of `batch` observations. Steps that are given come out as they
+        are, with entropy 0.
 
         Raises ValueError for noise of another shape than (B, H, D, input width), or where sampling
-        starts from none.
+        starts from none, and PrefixError where an objective cannot continue given steps.
         """
         ...
 
@@ -112,6 +119,23 @@ def refuse_noise(noise: Tensor | None, objective: str) -> None:
     """Raise ValueError if noise is given to an objective that takes none."""
     if noise is not None:
         raise ValueError(f"the {objective} objective takes no noise; leave `noise` out")
+
+
+def refuse_prefix(prefix: Prefix | None, objective: str) -> None:
+    """Raise PrefixError if steps are given to an objective that cannot continue them."""
+    if prefix is not None:
+        raise unable(objective)
+
+
+def continued(chunk: ActionChunk, prefix: Prefix | None) -> ActionChunk:
+    """The chunk with the steps that are given exactly as they are, and no doubt about them."""
+    if prefix is None:
+        return chunk
+    given = prefix.mask[..., None]
+    return chunk._replace(
+        actions=torch.where(given, prefix.actions, chunk.actions),
+        entropy=None if chunk.entropy is None else chunk.entropy.masked_fill(given, 0.0),
+    )
 
 
 def starting_noise(

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from e0.heads import TokenHead
 from e0.objectives.diffusion import require_temperature
-from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise
+from e0.objectives.interface import ActionChunk, Denoise, Sampling, continued, refuse_noise
 from e0.posterior import draw, gumbel, posterior_entropy
+from e0.prefix import times_of_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,8 @@ class MaskedObjective:
     re-masking); otherwise a revealed token stays.
 
     The network sees tokens as one-hot vectors with one more place for "hidden", and the share that
-    is hidden as the time. Raises ValueError for a negative temperature or noise.
+    is hidden as the time. Given steps are never hidden, and no part of that share. Raises
+    ValueError for a negative temperature or noise.
     """
 
     head: TokenHead
@@ -60,17 +62,22 @@ class MaskedObjective:
         valid: Tensor,
         draws: int,
         noise: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         refuse_noise(noise, "masked")
         tokens = self.head.tokenizer.encode(actions).repeat_interleave(draws, dim=0)
         valid = valid.repeat_interleave(draws, dim=0)[..., None].expand_as(tokens)
         share = torch.cos(torch.rand(len(tokens), device=tokens.device) * (math.pi / 2))
         order = torch.rand(tokens.shape, device=tokens.device).masked_fill(~valid, 1.0)
+        time = share
+        if given is not None:
+            order = order.masked_fill(given[..., None], 1.0)
+            time = times_of_steps(share, given)
         hidden = order < share[:, None, None]
         # At least one token to predict, or the draw would teach nothing.
         hidden |= order == order.flatten(1).amin(1)[:, None, None]
         # Padded steps stay hidden: they carry no signal.
-        logits = self._logits(denoise, tokens, hidden | ~valid, share)
+        logits = self._logits(denoise, tokens, hidden | ~valid, time)
         return self.head.loss(logits, tokens, hidden & valid).view(-1, draws).mean(1)
 
     def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
@@ -82,24 +89,36 @@ class MaskedObjective:
         entropy = torch.zeros(shape, device=device)
         hidden = torch.ones(shape, dtype=torch.bool, device=device)
         trace: list[Tensor] = []
-        count = hidden[0].numel()
+        prefix, count = sampling.prefix, hidden[0].numel()
+        if prefix is not None:
+            given = prefix.mask[..., None]
+            tokens = torch.where(given, self.head.tokenizer.nearest(prefix.actions), tokens)
+            hidden = hidden & ~given
         for step in range(steps):
-            share = torch.full((batch,), math.cos(math.pi / 2 * step / steps), device=device)
-            logits = self._logits(denoise, tokens, hidden, share)
+            time = torch.full((batch,), math.cos(math.pi / 2 * step / steps), device=device)
+            if prefix is not None and sampling.own_time:
+                time = times_of_steps(time, prefix.mask)
+            logits = self._logits(denoise, tokens, hidden, time)
             if sampling.keep_trace:
                 trace.append(logits)
             drawn = draw(logits, self.temperature, sampling.generator)
             tokens = torch.where(hidden, drawn, tokens)
             entropy = torch.where(hidden, posterior_entropy(logits), entropy)
-            remaining = math.floor(count * math.cos(math.pi / 2 * (step + 1) / steps))
-            remaining = min(remaining, count - step - 1)  # every evaluation reveals something
-            if step == steps - 1 or remaining <= 0:
+            remaining: int | Tensor = _still_hidden(count, step, steps)
+            if step == steps - 1 or remaining == 0:
                 break
+            if prefix is not None:
+                counts = [shape[2] * left for left in range(horizon + 1)]
+                every = torch.tensor([_still_hidden(n, step, steps) for n in counts], device=device)
+                remaining = every[(~prefix.mask).sum(1)]
             fading = self.confidence_noise * (1 - (step + 1) / steps)
             confidence = self._confidence(logits, tokens, hidden, fading, sampling.generator)
+            if prefix is not None:
+                confidence = confidence.masked_fill(prefix.mask[..., None], torch.inf)
             hidden = _least(confidence, remaining)
         actions = self.head.tokenizer.decode(tokens)
-        return ActionChunk(actions, entropy, step + 1, trace if sampling.keep_trace else None)
+        chunk = ActionChunk(actions, entropy, step + 1, trace if sampling.keep_trace else None)
+        return continued(chunk, prefix)
 
     def _confidence(
         self,
@@ -119,8 +138,15 @@ class MaskedObjective:
         return self.head.logits()(denoise(F.one_hot(seen, self.input_width).float(), share))
 
 
-def _least(confidence: Tensor, count: int) -> Tensor:
-    """True for the `count` smallest of each chunk's confidences (B, H, D)."""
-    flat = confidence.flatten(1)
-    chosen = flat.topk(count, dim=-1, largest=False).indices
-    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, chosen, True).view_as(confidence)
+def _still_hidden(count: int, step: int, steps: int) -> int:
+    """How many of `count` tokens an evaluation leaves hidden; every one reveals something."""
+    remaining = math.floor(count * math.cos(math.pi / 2 * (step + 1) / steps))
+    return max(0, min(remaining, count - step - 1))
+
+
+def _least(confidence: Tensor, count: int | Tensor) -> Tensor:
+    """True for the `count` smallest of each chunk's confidences (B, H, D); as many of all chunks,
+    or of each its own number (B,)."""
+    rank = confidence.flatten(1).argsort(-1).argsort(-1)
+    count = count if isinstance(count, int) else count[:, None]
+    return (rank < count).view_as(confidence)

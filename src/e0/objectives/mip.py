@@ -9,7 +9,7 @@ from torch import Tensor
 
 from e0.diffusion import mean_over_valid
 from e0.objectives.flow import interpolate, standardize, to_actions
-from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise
+from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise, refuse_prefix
 from e0.tokens import ActionTokenizer
 
 SECOND_TIME = 0.1
@@ -43,6 +43,7 @@ class MIPObjective:
         valid: Tensor,
         draws: int,
         noise: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """As of `Objective`. The first draw of each observation starts from zeros, which are always
         the same, the others from noise; a single draw starts from either by chance. What either
@@ -66,6 +67,7 @@ class MIPObjective:
 
     def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
         refuse_noise(sampling.noise, "mip")
+        refuse_prefix(sampling.prefix, "mip")
         shape = (batch, horizon, self.tokenizer.action_dim)
         chunk = torch.zeros(shape, device=self.tokenizer.codebook.device)
         for time in (1.0, SECOND_TIME):

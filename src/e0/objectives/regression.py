@@ -9,7 +9,7 @@ from torch import Tensor
 
 from e0.diffusion import mean_over_valid
 from e0.objectives.flow import standardize, to_actions
-from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise
+from e0.objectives.interface import ActionChunk, Denoise, Sampling, refuse_noise, refuse_prefix
 from e0.tokens import ActionTokenizer
 
 
@@ -34,6 +34,7 @@ class RegressionObjective:
         valid: Tensor,
         draws: int,
         noise: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         refuse_noise(noise, "regression")
         target = standardize(self.tokenizer, actions)
@@ -42,6 +43,7 @@ class RegressionObjective:
 
     def sample(self, denoise: Denoise, batch: int, horizon: int, sampling: Sampling) -> ActionChunk:
         refuse_noise(sampling.noise, "regression")
+        refuse_prefix(sampling.prefix, "regression")
         shape = torch.Size((batch, horizon, self.tokenizer.action_dim))
         actions = to_actions(self.tokenizer, self._predict(denoise, shape))
         return ActionChunk(actions, None, 1, None)

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from e0.network.observation import Observation
 from e0.objectives import ActionChunk, E0Objective
 from e0.objectives.diffusion import ALWAYS, NEVER, noise_of_draws
 from e0.objectives.interface import starting_noise
+from e0.prefix import Prefix
 from e0.sampling.sampler import FastSampler, say_once
 
 WARM_UP = 3
@@ -72,27 +73,47 @@ class GraphedSampler:
         *,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        prefix: Prefix | None = None,
     ) -> ActionChunk:
         """One chunk for each observation, see `Policy.sample`. The first one of a new signature
-        takes a few seconds."""
+        takes a few seconds. Which steps are given is an input of the graph, so that a policy that
+        was trained for it has one for all, also where none is."""
         if self.sampler.reason is not None or not self._takes_noise:
-            return self.sampler.sample(observation, generator=generator, noise=noise)
+            return self.sampler.sample(observation, generator=generator, noise=noise, prefix=prefix)
+        policy = self.sampler.policy
+        prefix = policy.checked(prefix, observation.batch)
+        if prefix is None and policy.given_clean:
+            settings = policy.settings
+            none = torch.empty(observation.batch, 0, settings.action_dim, device=self._device)
+            prefix = Prefix.of_steps(none, settings.horizon)
+        return self._sample(observation, generator, noise, prefix)
+
+    def _sample(
+        self,
+        observation: Observation,
+        generator: torch.Generator | None,
+        noise: Tensor | None,
+        prefix: Prefix | None,
+    ) -> ActionChunk:
+        """`sample` with a prefix that was checked."""
         if self.either is not None:
-            return self._adapt(observation, generator, noise)
+            return self._adapt(observation, generator, noise, prefix)
         start = getattr(self.sampler.objective, "start", "noise")
         noise = starting_noise(
             noise, self._noise_shape(observation), generator, self._device, start
         )
         with self._lock:
-            drawn = self._draw(self._padded(observation), noise)
+            drawn = self._draw(self._padded(observation), noise, prefix)
         return accept(drawn, observation, noise, self.sampler.policy)
 
-    def warm_up(self, observation: Observation) -> None:
-        """Capture what chunks of such observations need; of prompts that tell the state, which
+    def warm_up(self, observation: Observation, prefix: Prefix | None = None) -> None:
+        """Capture what chunks of such observations need, with a prefix if one is given, of however
+        many steps; of prompts that tell the state, which
         changes their length, also those a little shorter and longer."""
         for part in self.either or (self,):
             for near in self._nearby(observation):
-                part.sample(near, generator=torch.Generator(self._device))
+                generator = torch.Generator(self._device)
+                part.sample(near, generator=generator, prefix=prefix)
 
     def _looking_and_sampling(self) -> tuple[GraphedSampler, GraphedSampler] | None:
         objective = self.sampler.objective
@@ -107,22 +128,24 @@ class GraphedSampler:
         )
 
     def _adapt(
-        self, observation: Observation, generator: torch.Generator | None, noise: Tensor | None
+        self,
+        observation: Observation,
+        generator: torch.Generator | None,
+        noise: Tensor | None,
+        prefix: Prefix | None,
     ) -> ActionChunk:
         """`E0Objective`'s adaptive decoding, by two samplers."""
         assert self.either is not None and isinstance(self.sampler.objective, E0Objective)
         look, sample = self.either
-        at_once = look.sample(
-            observation, noise=torch.zeros(look._noise_shape(observation), device=self._device)
-        )
+        zero = torch.zeros(look._noise_shape(observation), device=self._device)
+        at_once = look._sample(observation, None, zero, prefix)
         assert at_once.ambiguity is not None and at_once.entropy is not None
         several = at_once.ambiguity >= self.sampler.objective.ambiguous
         if not several.any():
             return at_once
         shape = sample._noise_shape(observation)
-        chunk = sample.sample(
-            observation, noise=noise_of_draws(noise, shape, generator, self._device)
-        )
+        noise = noise_of_draws(noise, shape, generator, self._device)
+        chunk = sample._sample(observation, None, noise, prefix)
         assert chunk.entropy is not None
         several = several[:, None, None]
         return chunk._replace(
@@ -140,13 +163,13 @@ class GraphedSampler:
                 other = F.pad(words, (0, change), value=network.language.padding)
                 yield replace(observation, instruction=other)
 
-    def _draw(self, observation: Observation, noise: Tensor) -> Drawn:
-        inputs = observation.tensors() | {"noise": noise}
+    def _draw(self, observation: Observation, noise: Tensor, prefix: Prefix | None) -> Drawn:
+        inputs = _inputs(observation, noise, prefix)
         signature = tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
         if signature not in self._recordings:
             if len(self._recordings) >= MAXIMUM_GRAPHS:
                 self._recordings.popitem(last=False)
-            self._recordings[signature] = self._record(observation, noise)
+            self._recordings[signature] = self._record(observation, noise, prefix)
         self._recordings.move_to_end(signature)
         recording = self._recordings[signature]
         for name, tensor in inputs.items():
@@ -186,8 +209,7 @@ class GraphedSampler:
 
     def _noise_shape(self, observation: Observation) -> tuple[int, ...]:
         settings = self.sampler.policy.settings
-        batch = len(next(iter(observation.tensors().values())))
-        objective: Any = self.sampler.objective
+        batch, objective = observation.batch, cast(Any, self.sampler.objective)
         chunk = (settings.horizon, settings.action_dim, objective.input_width)
         if _samples_several(objective):
             return (batch, objective.decoding_draws, *chunk)
@@ -196,16 +218,19 @@ class GraphedSampler:
     # Also where chunks are asked for under inference mode: buffers must serve outside of it, too.
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _record(self, observation: Observation, noise: Tensor) -> Recording:
+    def _record(
+        self, observation: Observation, noise: Tensor, prefix: Prefix | None = None
+    ) -> Recording:
         """Buffers of this signature, and the graph over them if there can be one."""
         inputs = {
             name: tensor.detach().to(self._device, copy=True)
-            for name, tensor in (observation.tensors() | {"noise": noise}).items()
+            for name, tensor in _inputs(observation, noise, prefix).items()
         }
         held = unflatten(inputs, observation)
+        given = None if prefix is None else Prefix(inputs["given actions"], inputs["given"])
 
         def sample() -> Drawn:
-            return self.sampler.draw(held, noise=inputs["noise"])
+            return self.sampler.draw(held, noise=inputs["noise"], prefix=given)
 
         if self.reason is None:
             with torch.cuda.device(self._device):
@@ -237,6 +262,14 @@ class GraphedSampler:
             say_once(f"chunks are sampled without a CUDA graph: {self.reason}")
             return None
         return graph, result
+
+
+def _inputs(observation: Observation, noise: Tensor, prefix: Prefix | None) -> dict[str, Tensor]:
+    """All that a chunk is made of, by a name that is theirs alone."""
+    inputs = observation.tensors() | {"noise": noise}
+    if prefix is not None:
+        inputs |= {"given actions": prefix.actions, "given": prefix.mask}
+    return inputs
 
 
 def _samples_several(objective: Any) -> bool:

@@ -1,7 +1,9 @@
 """`PolicyNetwork.denoise` sooner, for times that are known before.
 
 What is made ahead for K times: their features and every norm's scale, shift and gate, which depend
-on nothing else; queries, keys and values in one projection. In a chunk, rotary tables and masks are
+on nothing else; queries, keys and values in one projection. All this is made for the time 0 of
+given steps, too, and then picked for each token by what it is told, so that a CUDA graph does not
+depend on how many steps are given. In a chunk, rotary tables and masks are
 made once, and the action tokens' keys and values overwrite their place behind the prefix' ones,
 which are never copied again. Between blocks the action tokens keep float32 whatever the weights'
 dtype: that is more exact and saves conversions.
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e0.network.policy_network import PolicyNetwork, Prefix, action_mask, time_features
+from e0.network.policy_network import EncodedObservation, PolicyNetwork, action_mask, time_features
 from e0.network.transformer import (
     AdaptiveRMSNorm,
     Block,
@@ -32,8 +34,8 @@ from e0.network.transformer import (
 
 
 class Modulation(NamedTuple):
-    """What a norm does at one time, each (C,) in float32: its scale and shift, and the gate of the
-    residual behind it; None where it has none."""
+    """What a norm does at one time, each (C,) in float32, or to every token, (B, T, C): its scale
+    and shift, and the gate of the residual behind it; None where it has none."""
 
     scale: Tensor
     shift: Tensor | None
@@ -50,7 +52,8 @@ class Room(NamedTuple):
 
 
 class FastDenoiser:
-    """`PolicyNetwork.denoise` for one grid of times (K,), which it must be called at in order.
+    """`PolicyNetwork.denoise` for one grid of times (K,), which it must be called at in order;
+    called with times of every step (B·R, H), those of given steps are 0.
 
     converted: the network itself, or its copy in the dtype to compute in; what is made ahead is
     made from the first."""
@@ -64,14 +67,14 @@ class FastDenoiser:
     ) -> None:
         dtype = converted.dtype
         self.preset, self.layout, self.times = network.preset, network.layout, times
-        tokens, condition = _time_tables(network, times)
+        tokens, condition = _time_tables(network, torch.cat((times, times.new_zeros(1))))
         self.time_mix = None if tokens is None else tokens.to(dtype)
         blocks = [cast(Block, block) for block in network.suffix_blocks]
         norms = [norm for block in blocks for norm in (block.attention_norm, block.mlp_norm)]
-        every = [_modulation(norm, condition, len(times)) for norm in norms]
-        self.modulation = [list(now) for now in zip(*every, strict=True)]
-        """Of every time, the norms' in the order in which they come."""
-        self.last = _modulation(network.suffix_norm, condition, len(times))
+        norms.append(network.suffix_norm)
+        self.table = _modulation_table(norms, condition)
+        self.plain = [_plain_modulation(norm) for norm in norms if isinstance(norm, RMSNorm)]
+        self.modulation = [self._modulation(now) for now in range(len(times))]
         self.epsilon = network.suffix_norm.epsilon
         self.blocks = [_weights(cast(Block, block)) for block in converted.suffix_blocks]
         self.action_tokens = converted.action_tokens
@@ -81,7 +84,7 @@ class FastDenoiser:
         self.dtype = dtype
         self._compiled = torch.compile(self._block) if compiled else None
 
-    def bind(self, prefix: Prefix) -> Callable[..., Tensor]:
+    def bind(self, prefix: EncodedObservation) -> Callable[..., Tensor]:
         """A `denoise` for one encoded observation, to be called at the times in their order, for
         any number of draws of each observation; the times may be left before their end."""
         rooms: dict[int, Room] = {}
@@ -94,12 +97,15 @@ class FastDenoiser:
             if draws not in rooms:
                 rooms[draws] = self._make_room(prefix, draws)
             room = rooms[draws]
-            x = self._embed(noisy, step).view(len(prefix.mask), -1, self.action_tokens.width)
+            given = self.layout.of_tokens(time) == 0 if time.ndim == 2 else None
+            x = self._embed(noisy, step, given).view(len(prefix.mask), -1, self.action_tokens.width)
             norms = self.modulation[step]
+            if given is not None:
+                norms = self._modulation(step, given.view(x.shape[:2]))
             for index, (weights, cache) in enumerate(zip(self.blocks, room.caches, strict=True)):
                 at_attention, at_mlp = norms[2 * index : 2 * index + 2]
                 x = block(x, weights, at_attention, at_mlp, cache, room.mask, room.turns)
-            x = self._norm(x, self.last[step])
+            x = self._norm(x, norms[-1])
             step += 1
             return self.action_tokens.read_out(
                 x.view(len(noisy), -1, x.shape[-1]), noisy.shape[1:3]
@@ -107,7 +113,7 @@ class FastDenoiser:
 
         return denoise
 
-    def _make_room(self, prefix: Prefix, draws: int) -> Room:
+    def _make_room(self, prefix: EncodedObservation, draws: int) -> Room:
         """What all evaluations of so many draws share."""
         shape, batch = self.preset.suffix, len(prefix.mask)
         count, place = self.layout.count, torch.arange(self.layout.count, device=self.times.device)
@@ -128,21 +134,40 @@ class FastDenoiser:
         reading a value would wait for the device."""
         if step >= len(self.times):
             raise ValueError(f"made for {len(self.times)} evaluations, this is one more")
-        if time.device.type == "cpu" and (time[0] - self.times[step]).abs() > 1e-5:
+        if time.device.type != "cpu":
+            return
+        wrong = (time - self.times[step]).abs() > 1e-5
+        if time.ndim == 2:
+            wrong &= time != 0
+        if wrong.any():
             raise ValueError(
-                f"evaluation {step} was made for the time {self.times[step]:.4f}, not {time[0]:.4f}"
+                f"evaluation {step} was made for the time {self.times[step]:.4f}, not "
+                f"{time[wrong][0]:.4f}"
             )
 
-    def _embed(self, noisy: Tensor, step: int) -> Tensor:
-        """Action tokens (B, T, C) in float32."""
+    def _modulation(self, step: int, given: Tensor | None = None) -> list[Modulation]:
+        """What the norms do at an evaluation, in the order in which they come; to every token
+        where some are given, (B, T) bool."""
+        if self.table is None:
+            return self.plain
+        now = self.table[step]
+        if given is not None:
+            clean, now = (each[:, :, None, None] for each in (self.table[-1], now))
+            now = torch.where(given[..., None], clean, now)
+        return [Modulation(*norm.unbind()) for norm in now.unbind()] + self.plain
+
+    def _embed(self, noisy: Tensor, step: int, given: Tensor | None) -> Tensor:
+        """Action tokens (B, T, C) in float32; given: (B, T) bool, if any are."""
         x = self.action_tokens.embed(noisy)
         if self.identity is not None:
             x = x + self.identity
         if self.time_mix is None:
             return x
         first = cast(nn.Linear, self.time[0])
-        x = x.to(self.dtype)
-        mixed = F.linear(x, first.weight[:, : x.shape[-1]]) + self.time_mix[step]
+        x, now = x.to(self.dtype), self.time_mix[step]
+        if given is not None:
+            now = torch.where(given[..., None], self.time_mix[-1], now)
+        mixed = F.linear(x, first.weight[:, : x.shape[-1]]) + now
         return self.time[1:](mixed).float()
 
     def _block(
@@ -166,8 +191,11 @@ class FastDenoiser:
         return _add(x, F.linear(hidden, weights["down"]), at_mlp.gate)
 
     def _norm(self, x: Tensor, modulation: Modulation) -> Tensor:
-        normed = F.rms_norm(x, x.shape[-1:], modulation.scale, self.epsilon)
-        return normed if modulation.shift is None else normed + modulation.shift
+        scale, shift = modulation.scale, modulation.shift
+        if scale.ndim > 1 and shift is not None:  # of every token
+            return torch.addcmul(shift, F.rms_norm(x, x.shape[-1:], None, self.epsilon), scale)
+        normed = F.rms_norm(x, x.shape[-1:], scale, self.epsilon)
+        return normed if shift is None else normed + shift
 
     def _attend(
         self,
@@ -217,15 +245,23 @@ def _time_tables(network: PolicyNetwork, times: Tensor) -> tuple[Tensor | None, 
         return F.linear(features, first.weight[:, -features.shape[-1] :], first.bias), None
 
 
-def _modulation(
-    norm: RMSNorm | AdaptiveRMSNorm, condition: Tensor | None, steps: int
-) -> list[Modulation]:
-    """A norm's at every time."""
-    if isinstance(norm, AdaptiveRMSNorm):
-        assert condition is not None
-        scale, shift, gate = norm.modulation(condition).float().chunk(3, dim=-1)
-        return [Modulation(*row) for row in zip(1.0 + scale, shift, gate, strict=True)]
-    return [Modulation(1.0 + norm.weight.float(), None, None)] * steps
+def _modulation_table(
+    norms: list[RMSNorm | AdaptiveRMSNorm], condition: Tensor | None
+) -> Tensor | None:
+    """Scale, shift and gate of the adaptive norms at every time, (K, norms, 3, C); None if there
+    are no such norms."""
+    rows = []
+    for norm in norms:
+        if isinstance(norm, AdaptiveRMSNorm):
+            assert condition is not None
+            scale, shift, gate = norm.modulation(condition).float().chunk(3, dim=-1)
+            rows.append(torch.stack((1.0 + scale, shift, gate), dim=1))
+    return torch.stack(rows, dim=1) if rows else None
+
+
+def _plain_modulation(norm: RMSNorm) -> Modulation:
+    """A norm's that is the same at every time. They come after the adaptive ones."""
+    return Modulation(1.0 + norm.weight.float(), None, None)
 
 
 def _weights(block: Block) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from e0.objectives import ActionChunk, E0Objective, Objective, Sampling
 from e0.objectives.diffusion import ALWAYS
 from e0.policy import Policy
 from e0.precision import in_dtype
+from e0.prefix import Prefix
 from e0.sampling.denoiser import FastDenoiser
 
 logger = logging.getLogger(__name__)
@@ -92,13 +93,15 @@ class FastSampler:
         *,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        prefix: Prefix | None = None,
     ) -> ActionChunk:
         """One chunk for each observation, see `Policy.sample`."""
         if self.denoiser is None:
             return self.policy.sample(
-                observation, steps=self.steps, generator=generator, noise=noise
+                observation, steps=self.steps, generator=generator, noise=noise, prefix=prefix
             )
-        drawn = self.draw(observation, generator=generator, noise=noise)
+        prefix = self.policy.checked(prefix, observation.batch)
+        drawn = self.draw(observation, generator=generator, noise=noise, prefix=prefix)
         return accept(drawn, observation, noise, self.policy)
 
     @torch.no_grad()
@@ -108,19 +111,23 @@ class FastSampler:
         *,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        prefix: Prefix | None = None,
     ) -> Drawn:
-        """What `sample` looks at before it gives a chunk; for a policy without a `reason`."""
+        """What `sample` looks at before it gives a chunk, of a prefix that was checked; for a
+        policy without a `reason`."""
         assert self.denoiser is not None
         # The dtype is this sampler's own; autocast would also keep copies of weights in a graph.
         with torch.autocast(self.denoiser.times.device.type, enabled=False):
-            prefix = self.network.encode_prefix(observation)
+            encoded = self.network.encode_prefix(observation)
             return draw_chunk(
                 self.objective,
-                self.denoiser.bind(prefix),
+                self.denoiser.bind(encoded),
                 observation,
-                len(prefix.mask),
+                len(encoded.mask),
                 self.policy.settings.horizon,
-                Sampling(self.steps, generator, noise),
+                Sampling(
+                    self.steps, generator, noise, prefix=prefix, own_time=self.policy.given_clean
+                ),
             )
 
 
