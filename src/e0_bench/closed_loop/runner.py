@@ -211,9 +211,7 @@ class Runner:
         from lerobot.utils.constants import ACTION
 
         def predict(meanwhile: Tensor | None) -> Tensor:
-            given = {}
-            if meanwhile is not None and getattr(self.policy, "supports_rtc", bool)():
-                given = {"inference_delay": len(meanwhile), "prev_chunk_left_over": meanwhile}
+            given = {} if meanwhile is None else self._given(meanwhile)
             start = self._now()
             with torch.inference_mode(), self._autocast():
                 chunk = self.policy.predict_action_chunk(batch, **given)[0]
@@ -223,6 +221,19 @@ class Runner:
         action = late.act(predict)[None]
         _, finish = self._processors_of(environment)
         return finish({ACTION: self.postprocess(action)})[ACTION].to("cpu").numpy()
+
+    def _given(self, meanwhile: Tensor) -> dict[str, Any]:
+        """How a policy is given the steps (d, D) that are executed meanwhile: E0's exactly, others
+        as LeRobot's engine does it, those that cannot continue them not at all."""
+        if not getattr(self.policy, "supports_rtc", bool)():
+            return {}
+        if (longest := getattr(self.policy, "longest_delay", None)) is not None:
+            from e0.prefix import Prefix
+
+            return {
+                "prefix": Prefix.of_steps(meanwhile[None, :longest], self.policy.config.horizon)
+            }
+        return {"inference_delay": len(meanwhile), "prev_chunk_left_over": meanwhile}
 
     def _deviation(self) -> Tensor:
         """Deviations (D,) of the data's actions, from policies of E0; of others 1."""

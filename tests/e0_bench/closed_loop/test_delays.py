@@ -1,0 +1,122 @@
+"""Chunks that come late: which rows are executed, what the policy is told, and what is measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from e0_bench.closed_loop.delays import Delay, LateChunks, delays_summary, delays_table
+from e0_bench.closed_loop.environments import EnvironmentSettings
+from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult, changed_options
+from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings
+from e0_bench.closed_loop.settings import BenchmarkSettings, BenchmarkSettingsError
+from made_checkpoints import save_act, save_policy
+
+H = 8
+
+
+def execute(delay: Delay, every: int, steps: int) -> tuple[list[float], list[Any], LateChunks]:
+    """The executed steps of chunks whose number is in the hundreds and whose row in the ones, and
+    what the policy was told."""
+    late, told = LateChunks(delay, every, H), []
+
+    def predict(meanwhile: Tensor | None) -> Tensor:
+        told.append(None if meanwhile is None else meanwhile[:, 0].tolist())
+        return (100.0 * len(told) + torch.arange(H))[:, None]
+
+    return [late.act(predict).item() for _ in range(steps)], told, late
+
+
+def test_the_old_chunk_goes_on_until_the_new_one_comes() -> None:
+    executed, told, _ = execute(Delay(2), 3, 10)
+    assert executed == [100, 101, 102, 103, 104, 202, 203, 204, 302, 303]
+    assert told == [None, [103, 104], [203, 204], [303, 304]]
+
+
+def test_without_delay_chunks_follow_each_other() -> None:
+    executed, told, _ = execute(Delay(0), 3, 7)
+    assert executed == [100, 101, 102, 200, 201, 202, 300]
+    assert told == [None, None, None]
+
+
+def test_what_the_policy_is_told() -> None:
+    assert execute(Delay(2, chunking="naive"), 3, 7)[1] == [None, None, None]
+    assert execute(Delay(2, chunking="wrong"), 3, 7)[1] == [None, [-103, -104], [-203, -204]]
+    for chunking in ("naive", "wrong"):
+        assert execute(Delay(2, chunking=chunking), 3, 9)[0] == execute(Delay(2), 3, 9)[0]
+
+
+def test_blending_fades_the_new_chunk_in() -> None:
+    executed, told, _ = execute(Delay(1, chunking="blend"), 4, 7)
+    # Rows 5 to 7 of the old chunk meet rows 1 to 3 of the new one.
+    expected = [105 + 0.25 * (201 - 105), 106 + 0.5 * (202 - 106)]
+    assert executed == [100, 101, 102, 103, 104, *expected]
+    assert told == [None, None]
+
+
+def test_smoothness_in_deviations() -> None:
+    _, _, late = execute(Delay(2), 3, 8)
+    told = late.smoothness(torch.tensor([2.0]))
+    # The first new step of the second chunk, 202, where the first one has 105; then 302 and 205,
+    # which was asked for in step 6 but is not executed before step 8.
+    assert told["seam"] == pytest.approx((97 + 97) / 2 / 2)
+    assert told["change_at_seams"] == pytest.approx((202 - 104) / 2)
+    assert told["change_elsewhere"] == pytest.approx(0.5)
+    assert told["jerk"] == pytest.approx((97 + 97) / 6 / 2)
+
+
+def test_delays_are_read_and_refused() -> None:
+    text = "delay=2 camera_shift=1,0,1,0 execution_horizon=4 chunking=naive"
+    assert Delay.parse(text) == Delay(2, 4, "naive")
+    assert changed_options(text) == ("camera_shift=1,0,1,0",)
+    assert Delay.parse("camera_shift=1,0,1,0") is None
+    for control, message in (
+        ("execution_horizon=4", "gives no delay"),
+        ("delay=x", "delay must be a number of control steps, got 'x'"),
+        ("delay=-1", "got '-1'"),
+        ("delay=1 execution_horizon=0", "execution_horizon must be a number"),
+        ("delay=1 chunking=magic", "unknown chunking 'magic'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Delay.parse(control)
+        with pytest.raises(BenchmarkSettingsError, match=message):
+            BenchmarkSettings((Path("x"),), ("PushCube-v1",), Path("y"), controls=(control,))
+    for delay, every in ((4, 3), (3, 6), (5, 5)):
+        with pytest.raises(ValueError, match=rf"between {delay} and {H - delay}"):
+            LateChunks(Delay(delay), every, H)
+
+
+def test_flags_stand_for_controls() -> None:
+    def controls(**options: Any) -> tuple[str, ...]:
+        return BenchmarkSettings((Path("x"),), ("T",), Path("y"), **options).controls
+
+    assert controls(delays=(0, 2)) == ("delay=0", "delay=2")
+    assert controls(delays=(1,), execution_horizon=4, controls=("blackout",)) == (
+        "blackout", "delay=1 execution_horizon=4",
+    )  # fmt: skip
+
+
+def test_policies_meet_chunks_that_come_late(tmp_path: Path) -> None:
+    pytest.importorskip("mani_skill")
+    environment = EnvironmentSettings(
+        "maniskill", ("state_only=true", "proprioception=compact", "episode_length=12")
+    )
+    controls = ("delay=1 execution_horizon=3", "delay=1 execution_horizon=3 chunking=naive")
+    episodes = []
+    for name, checkpoint in (
+        ("e0", save_policy(tmp_path / "e0", 17, rtc_training_max_delay=2, start="zero")),
+        ("act", save_act(tmp_path / "act", 17)),
+    ):
+        runner = Runner(RunnerSettings(checkpoint, environment))
+        for control in controls:
+            job = EpisodeJob(name, "PushCube-v1", 1, control)
+            episodes.append(runner.run(Assignment(job, runner.settings)))
+    assert all(e.chunks == 4 and EpisodeResult.from_json(e.to_json()) == e for e in episodes)
+    rows = delays_summary(episodes, ["e0", "act"], ["PushCube-v1"], controls)["delays"]
+    e0, e0_naive, act, act_naive = rows
+    assert e0["seam"] > 0 and e0["seam"] != e0_naive["seam"]
+    same = ("change_at_seams", "change_elsewhere", "jerk")  # ACT cannot be given any steps
+    assert [act[name] for name in same] == pytest.approx([act_naive[name] for name in same])
+    assert "| e0     | PushCube-v1 | 1     | 3" in delays_table(rows)
