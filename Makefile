@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
 
-.PHONY: demo test crash peers lint format clean gpu-pack gpu-rehearse
+.PHONY: demo test crash slow peers lint format clean gpu-pack gpu-rehearse
 
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
@@ -16,6 +16,10 @@ test: $(INSTALLED) $(VULKAN)
 # Kills every command at random instants; E0_CRASH_KILLS=50 times each.
 crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m crash
+
+# What takes minutes and did not fit into `make test`.
+slow: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m slow
 
 # Programs of others against ours, each in an environment of its own (.peers).
 peers: $(INSTALLED)

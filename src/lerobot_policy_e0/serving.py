@@ -17,13 +17,14 @@ from lerobot.policies import make_pre_post_processors
 from lerobot.policies.utils import prepare_observation_for_inference
 from torch import Tensor
 
+from e0.prefix import Prefix
 from e0_server.robots import FORMATS, Feature, layout_of
 from e0_server.served import ObservationError
 from lerobot_policy_e0.loading import file_hashes, load_policy, on_this_disk, read_config
 from lerobot_policy_e0.observations import Reader
 
-SEED = "e0/seed"
-OWN = (SEED,)
+SEED, PREFIX, DELAY = "e0/seed", "e0/prefix", "e0/delay"
+OWN = (SEED, PREFIX, DELAY)
 PROMPTS = ("prompt", "task")
 PROTOCOL = 1
 
@@ -75,7 +76,9 @@ class ServedCheckpoint:
         }
         self._takes_prompt = _takes_prompt(config, self._preprocess)
         self._blank = {name: _blank(feature) for name, feature in inputs.items()}
-        horizon, action_size = self._chunk(dict(self._blank), "", None)[0].shape
+        horizon, action_size = self._chunk(dict(self._blank), "")[0].shape
+        self._chunk_shape = (horizon, action_size)
+        self._longest_delay = _longest_delay(self._policy)
         layout = layout_of(robot, inputs, action_size, horizon, renamed)
         self._rows = layout.rows
         self._reader = Reader(inputs, layout, any_size=config.type == "e0")
@@ -90,13 +93,14 @@ class ServedCheckpoint:
             "action_size": action_size,
             "horizon": self._rows or horizon,
             "n_action_steps": getattr(config, "n_action_steps", None),
+            "rtc_max_delay": self._longest_delay,
             "control_rate": FORMATS[robot].rate if robot in FORMATS else None,
             "conventions": dict(FORMATS[robot].conventions) if robot in FORMATS else {},
         }
 
     def warm_up(self) -> None:
         """Make ahead what the first chunk would wait for, in the thread that will make chunks."""
-        self._chunk(dict(self._blank), "", None)
+        self._chunk(dict(self._blank), "")
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """A chunk: `actions` float32 (H, D) in the checkpoint's action units; `entropy` (H, D) in
@@ -107,8 +111,8 @@ class ServedCheckpoint:
         began = time.perf_counter()
         features, rest = self._reader.read(observation)
         _refuse_unknown(rest)
-        prompt, seed = self._prompt(rest), _seed(rest)
-        actions, entropy = self._chunk(features, prompt, seed)
+        prompt, seed, given = self._prompt(rest), _seed(rest), self._given(rest)
+        actions, entropy = self._chunk(features, prompt, seed, given)
         reply = {"actions": actions[: self._rows]}
         if entropy is not None:
             reply["entropy"] = entropy[: self._rows]
@@ -117,7 +121,11 @@ class ServedCheckpoint:
 
     @torch.inference_mode()
     def _chunk(
-        self, features: dict[str, np.ndarray], prompt: str, seed: int | None
+        self,
+        features: dict[str, np.ndarray],
+        prompt: str,
+        seed: int | None = None,
+        given: Prefix | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Actions and entropy (H, D) for features as LeRobot's robots give them."""
         if seed is not None:
@@ -126,7 +134,7 @@ class ServedCheckpoint:
         batch = self._preprocess(batch)
         entropy: Tensor | None = None
         if hasattr(self._policy, "predict"):
-            chunk = self._policy.predict(batch)
+            chunk = self._policy.predict(batch, **({} if given is None else {"prefix": given}))
             actions, entropy = chunk.actions, chunk.entropy
         else:
             actions = self._policy.predict_action_chunk(batch)
@@ -134,6 +142,39 @@ class ServedCheckpoint:
         if not actions.isfinite().all():
             raise FloatingPointError("it gave actions that are not finite numbers")
         return actions.numpy(), None if entropy is None else entropy[0].float().cpu().numpy()
+
+    def _given(self, rest: Mapping[str, Any]) -> Prefix | None:
+        """The steps that are executed until this chunk comes: the first `e0/delay` rows of
+        `e0/prefix` (T, D), what is left of the last chunk; all of them without a delay."""
+        if PREFIX not in rest:
+            if DELAY in rest:
+                raise ObservationError(f"{DELAY}: it needs {PREFIX}, the steps that are executed")
+            return None
+        rows, (horizon, size) = rest[PREFIX], self._chunk_shape
+        if self._longest_delay == 0:
+            raise ObservationError(f"{PREFIX}: this policy cannot continue given steps")
+        if not (
+            isinstance(rows, np.ndarray)
+            and rows.dtype.kind in "iuf"
+            and rows.ndim == 2
+            and rows.shape[1] == size
+            and np.isfinite(rows).all()
+        ):
+            came = (
+                f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else repr(rows)[:100]
+            )
+            raise ObservationError(
+                f"{PREFIX}: expected finite numbers (steps, {size}), what is left of the last "
+                f"chunk; {came} came"
+            )
+        delay = rest.get(DELAY, len(rows))
+        most = min(len(rows), self._longest_delay, horizon - 1)
+        if type(delay) is not int or not 0 <= delay <= most:
+            raise ObservationError(
+                f"{DELAY if DELAY in rest else PREFIX}: expected 0 to {most} steps (this policy "
+                f"continues up to {self._longest_delay}, {len(rows)} came), got {delay!r}"
+            )
+        return Prefix.of_steps(torch.from_numpy(rows[None, :delay].astype(np.float32)), horizon)
 
     def _prompt(self, rest: Mapping[str, Any]) -> str:
         prompt = next((rest[name] for name in PROMPTS if name in rest), None)
@@ -145,6 +186,14 @@ class ServedCheckpoint:
                 f"prompt: this policy follows instructions and expects a text, {came} came"
             )
         return prompt
+
+
+def _longest_delay(policy: Any) -> int:
+    """The most steps that a policy can continue: 0 for one that cannot, or does it in another way
+    than E0's."""
+    if not hasattr(policy, "longest_delay") or not policy.supports_rtc():
+        return 0
+    return policy.longest_delay
 
 
 def _takes_prompt(config: Any, preprocess: Any) -> bool:

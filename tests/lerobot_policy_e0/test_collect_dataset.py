@@ -468,6 +468,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         subprocess.run(["umount", "--lazy", str(root)], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk_while_collecting_and_while_writing(
     small_disk: SmallDisk, collected: Collected
 ) -> None:

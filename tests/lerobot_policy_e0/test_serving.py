@@ -251,6 +251,39 @@ def _picture(height: int, width: int) -> PolicyFeature:
     return PolicyFeature(FeatureType.VISUAL, (3, height, width))
 
 
+def test_a_request_may_bring_the_steps_that_are_executed_meanwhile(tmp_path: Path) -> None:
+    checkpoint = save_e0(tmp_path, 8, 7, use_instruction=False, rtc_training_max_delay=3)
+    served = ServedCheckpoint(checkpoint, "libero")
+    assert served.metadata["rtc_max_delay"] == 3
+    sent = {"observation/state": np.zeros(8), "e0/seed": 1}
+    alone = served.infer(sent)["actions"]
+    left = np.linspace(-0.5, 0.5, 5 * 7, dtype=np.float32).reshape(5, 7)
+    given = served.infer(sent | {"e0/prefix": left, "e0/delay": 2})
+    np.testing.assert_array_equal(given["actions"][:2], left[:2])
+    assert (given["entropy"][:2] == 0).all() and (given["entropy"][2:] > 0).all()
+    assert not np.array_equal(given["actions"][2:], alone[2:])
+    all_of_it = served.infer(sent | {"e0/prefix": left[:2]})["actions"]
+    np.testing.assert_array_equal(all_of_it, given["actions"])
+    np.testing.assert_array_equal(served.infer(sent | {"e0/prefix": left[:0]})["actions"], alone)
+    for changes, message in (
+        ({"e0/delay": 1}, "^e0/delay: it needs e0/prefix"),
+        ({"e0/prefix": left}, r"^e0/prefix: expected 0 to 3 steps .*5 came.*, got 5"),
+        ({"e0/prefix": left, "e0/delay": 4}, "^e0/delay: expected 0 to 3 steps"),
+        ({"e0/prefix": left[:1], "e0/delay": 2}, "^e0/delay: expected 0 to 1 steps"),
+        ({"e0/prefix": left, "e0/delay": "2"}, "got '2'"),
+        ({"e0/prefix": left[:, :6]}, r"\(steps, 7\).*float32 \(5, 6\) came"),
+        ({"e0/prefix": left[0]}, r"float32 \(7,\) came"),
+        ({"e0/prefix": left * np.nan}, "^e0/prefix: expected finite numbers"),
+        ({"e0/prefix": [[0.0] * 7]}, "^e0/prefix: expected finite numbers"),
+    ):
+        with pytest.raises(ObservationError, match=message):
+            served.infer(sent | changes)
+    with pytest.raises(ObservationError, match="cannot continue given steps"):
+        ServedCheckpoint(
+            save_e0(tmp_path / "r", 8, 7, use_instruction=False, objective="regression"), "libero"
+        ).infer(sent | {"e0/prefix": left})
+
+
 def test_actions_that_are_not_finite_are_never_sent(
     libero: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

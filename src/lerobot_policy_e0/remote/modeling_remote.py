@@ -15,6 +15,7 @@ from lerobot.utils.constants import ACTION, OBS_ENV_STATE
 from torch import Tensor
 
 from lerobot_policy_e0.batches import read_tasks
+from lerobot_policy_e0.real_time import real_steps
 from lerobot_policy_e0.remote.configuration_remote import RemoteConfig
 
 if TYPE_CHECKING:
@@ -49,14 +50,32 @@ class RemotePolicy(PreTrainedPolicy):
         if config.n_action_steps is None:
             config.n_action_steps = told["n_action_steps"] or told["horizon"]
         self._takes_prompt: bool = told["prompt"]
+        self._longest_delay: int = told["rtc_max_delay"]
+        self._last: Tensor | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget the rest of the last chunk."""
         self._queue: deque[Tensor] = deque()
+        self._last = None
 
-    def predict_action_chunk(self, batch: dict[str, Tensor], **_: Any) -> Tensor:
+    def supports_rtc(self) -> bool:
+        """Whether the served policy can continue given steps."""
+        return self._longest_delay > 0
+
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        *,
+        inference_delay: int = 0,
+        prev_chunk_left_over: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
         """A chunk (B, H, D) for each observation of a batch, in action units.
+
+        prev_chunk_left_over: what is left of the last chunk of a single observation, (T, D) or
+        (1, T, D), of which the first `inference_delay` steps will have been executed when this one
+        comes; see `real_time`, also for rows that are none.
 
         Raises PolicyUnreachableError if the server gave none in time, PolicyServerError if it
         refused the observation.
@@ -66,8 +85,11 @@ class RemotePolicy(PreTrainedPolicy):
         if missing:
             raise ValueError(f"the batch lacks {missing}; the served policy takes {list(features)}")
         count = len(next(batch[name] for name in features))
-        chunks = [self._chunk(batch, row) for row in range(count)]
-        return torch.from_numpy(np.stack(chunks)).to(self.config.device or "cpu")
+        given = self._given(prev_chunk_left_over, inference_delay, count)
+        requests = [self._request(batch, row) | given for row in range(count)]
+        actions = [self._client.infer(sent)["actions"] for sent in requests]
+        self._last = torch.from_numpy(np.stack(actions))
+        return self._last.to(self.config.device or "cpu", copy=True)
 
     def select_action(self, batch: dict[str, Tensor], **_: Any) -> Tensor:
         """The next action (B, D)."""
@@ -76,7 +98,23 @@ class RemotePolicy(PreTrainedPolicy):
             self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(1))
         return self._queue.popleft()
 
-    def _chunk(self, batch: dict[str, Tensor], row: int) -> np.ndarray:
+    def _given(self, left: Tensor | None, delay: int, count: int) -> dict[str, Any]:
+        """The steps that are executed meanwhile, as a request names them."""
+        if left is None or not self.supports_rtc():
+            return {}
+        rows = left.detach().float().cpu()
+        rows = rows[0] if rows.ndim == 3 and len(rows) == 1 else rows
+        if rows.ndim != 2 or count != 1:
+            raise ValueError(
+                "a remote policy continues the chunk of a single observation: expected "
+                f"prev_chunk_left_over (T, D), got {tuple(left.shape)} for {count} observations"
+            )
+        real = real_steps(rows, None if self._last is None else self._last[0])
+        steps = min(delay, real, self._longest_delay)
+        return {"e0/prefix": rows[:steps].numpy()} if steps else {}
+
+    def _request(self, batch: dict[str, Tensor], row: int) -> dict[str, Any]:
+        """The request for an observation."""
         sent: dict[str, Any] = {
             name: _plain(batch[name][row], feature)
             for name, feature in (self.config.input_features or {}).items()
@@ -86,7 +124,7 @@ class RemotePolicy(PreTrainedPolicy):
         # From torch's random numbers, so that a seed decides on actions as it does with a policy
         # in this process.
         sent["e0/seed"] = int(torch.randint(2**62, ()))
-        return self._client.infer(sent)["actions"]
+        return sent
 
     def forward(self, batch: dict[str, Tensor]) -> NoReturn:
         raise NotImplementedError("a remote policy cannot be trained: train the one it acts by")

@@ -171,6 +171,7 @@ def _decodings(rows: list[dict[str, Any]]) -> list[tuple[str, str, bool]]:
     return [(row["policy"], row["decoding"], row["chosen"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_each_seed_is_a_training_with_an_encoding_of_its_own(
     finished: tuple[ComparisonSettings, dict[str, Any]], tmp_path: Path
 ) -> None:

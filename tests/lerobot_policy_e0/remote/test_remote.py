@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lerobot.rollout.inference.rtc import supports_rtc_inference
 
 from e0_bench.closed_loop.checkpoints import read_checkpoints
 from e0_bench.closed_loop.environments import EnvironmentSettings
@@ -71,6 +72,7 @@ def test_pictures_and_seeds_travel(pictures: Path) -> None:
         with pytest.raises(ValueError, match=r"the batch lacks .*base_camera"):
             policy.predict_action_chunk({"observation.state": state, "task": ["go", "stop"]})
     torch.manual_seed(1)
+    seeds = [int(torch.randint(2**62, ())) for _ in range(2)]
     for row, task in enumerate(("go", "stop")):
         alone = served.infer(
             {
@@ -78,10 +80,32 @@ def test_pictures_and_seeds_travel(pictures: Path) -> None:
                 "observation.environment_state": goal[row].numpy(),
                 IMAGE: (picture[row] * 255).round().byte().numpy(),
                 "prompt": task,
-                "e0/seed": int(torch.randint(2**62, ())),
+                "e0/seed": seeds[row],
             }
         )
         torch.testing.assert_close(torch.from_numpy(alone["actions"]), chunk[row])
+
+
+def test_lerobots_engine_may_hand_over_what_is_executed_meanwhile(tmp_path: Path) -> None:
+    served = ServedCheckpoint(save_policy(tmp_path, 17, rtc_training_max_delay=3), "native")
+    with serving(served) as (url, _):
+        policy = RemotePolicy(RemoteConfig(server=url))
+        assert supports_rtc_inference(policy)
+        batch = {"observation.state": torch.zeros(1, 4), "task": ["go"]}
+        batch["observation.environment_state"] = torch.zeros(1, 17)
+        chunk = policy.predict_action_chunk(batch)[0]
+        # What LeRobot 0.6 hands over when two steps are left: zeros are none.
+        left = torch.cat([chunk[-2:], torch.zeros(3, 7)])
+        following = policy.predict_action_chunk(
+            batch, inference_delay=4, prev_chunk_left_over=left
+        )[0]
+        torch.testing.assert_close(following[:2], chunk[-2:], rtol=0, atol=0)
+        assert following[2].abs().sum() > 0
+        with pytest.raises(ValueError, match="of a single observation"):
+            two = {name: x.repeat(2, 1) for name, x in batch.items() if name != "task"}
+            policy.predict_action_chunk(
+                two | {"task": ["go", "go"]}, inference_delay=1, prev_chunk_left_over=left
+            )
 
 
 def test_servers_that_do_not_fit(zero_start: Path) -> None:
