@@ -10,8 +10,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-TOKEN = "E0_SERVER_TOKEN"
-
 
 @dataclass(frozen=True)
 class ServeCommand:
@@ -41,6 +39,7 @@ def run_serve(command: ServeCommand) -> None:
     Raises ValueError, RuntimeError or OSError for what cannot be served.
     """
     try:
+        from e0_server import TOKEN
         from e0_server.recorder import Recorder
         from e0_server.server import PolicyServer, ServerSettings
     except ModuleNotFoundError as error:
@@ -51,7 +50,6 @@ def run_serve(command: ServeCommand) -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("e0_server").setLevel(logging.INFO)
-    logging.getLogger("e0_server.websockets").setLevel(logging.ERROR)
     token = command.token or os.environ.get(TOKEN) or None
     settings = ServerSettings(command.host, command.port, token)
     policy = ServedCheckpoint(

@@ -4,3 +4,6 @@ It knows neither PyTorch nor LeRobot: what is served is anything that answers ob
 (`served.ServedPolicy`). A robot's machine needs only `e0_server.client`, NumPy, `msgpack` and
 `websockets`.
 """
+
+TOKEN = "E0_SERVER_TOKEN"
+"""The environment variable in which servers and clients of ours find the token."""

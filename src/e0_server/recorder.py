@@ -34,7 +34,10 @@ class Recorder:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory, self._left, self._count = directory, max_bytes, 0
         self._left_out = 0
-        self._file = (directory / "requests.jsonl").open("x")  # never onto an older recording
+        self._path = directory / "requests.jsonl"
+        if self._path.exists():
+            raise FileExistsError(f"{directory} holds a recording already; choose another")
+        self._file = self._path.open("x")
         self._queue: queue.Queue[tuple[Any, ...] | None] = queue.Queue(MAX_AHEAD)
         self._thread = threading.Thread(target=self._write_all, name="recorder", daemon=True)
         self._thread.start()
@@ -47,10 +50,12 @@ class Recorder:
             self._left_out += 1
 
     def close(self) -> None:
-        """Write what is left, and end."""
+        """Write what is left, and end. A recording of nothing leaves no file."""
         self._queue.put(None)
         self._thread.join()
         self._file.close()
+        if self._count == 0:
+            self._path.unlink()
         if self._left_out:
             logger.warning("the recording lacks %d requests", self._left_out)
 

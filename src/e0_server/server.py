@@ -39,6 +39,10 @@ from e0_server.served import ObservationError, ServedPolicy
 
 logger = logging.getLogger(__name__)
 
+# websockets logs a traceback of every handshake that fails, with which peers could fill a disk.
+_SILENT = logging.getLogger("e0_server.websockets")
+_SILENT.setLevel(logging.CRITICAL + 1)
+
 MAX_CLIENTS = 64
 PING_SECONDS = 20.0
 HANDSHAKE_SECONDS = 10.0
@@ -109,7 +113,12 @@ class PolicyServer:
 
         Raises ServerError if the port is taken or the host is not this machine's.
         """
-        asyncio.run(self._run())
+        try:
+            asyncio.run(self._run())
+        finally:
+            self._worker.shutdown(wait=True, cancel_futures=True)
+            if self._recorder is not None:
+                self._recorder.close()
 
     def stop(self) -> None:
         """Have `run` end; may be called in any thread."""
@@ -137,9 +146,6 @@ class PolicyServer:
         _say("stopping", clients=len(server.connections))
         server.close(close_connections=False)  # no new ones; handlers say goodbye to theirs
         await server.wait_closed()
-        self._worker.shutdown(wait=True, cancel_futures=True)
-        if self._recorder is not None:
-            self._recorder.close()
         _say("stopped")
 
     async def _listen(self) -> Server:
@@ -155,7 +161,7 @@ class PolicyServer:
             ping_interval=PING_SECONDS,
             ping_timeout=PING_SECONDS,
             server_header=None,
-            logger=logging.getLogger("e0_server.websockets"),
+            logger=_SILENT,
         )
 
     def _stop_on_signals(self, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
@@ -198,6 +204,9 @@ class PolicyServer:
             await connection.close(code)
         except ConnectionClosed:
             pass
+        except Exception:  # of ours: what clients do is answered
+            logger.exception("the connection of %s failed", client)
+            await connection.close(CloseCode.INTERNAL_ERROR)
         finally:
             self._metrics.clients.dec()
             _say("left", client=client, code=connection.close_code)

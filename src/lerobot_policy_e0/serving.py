@@ -18,10 +18,10 @@ from lerobot.policies.utils import prepare_observation_for_inference
 from torch import Tensor
 
 from e0.prefix import Prefix
+from e0_server.observations import Reader
 from e0_server.robots import FORMATS, Feature, layout_of
 from e0_server.served import ObservationError
 from lerobot_policy_e0.loading import file_hashes, load_policy, on_this_disk, read_config
-from lerobot_policy_e0.observations import Reader
 
 SEED, PREFIX, DELAY = "e0/seed", "e0/prefix", "e0/delay"
 OWN = (SEED, PREFIX, DELAY)
@@ -100,7 +100,9 @@ class ServedCheckpoint:
 
     def warm_up(self) -> None:
         """Make ahead what the first chunk would wait for, in the thread that will make chunks."""
-        self._chunk(dict(self._blank), "")
+        batch = self._batch(dict(self._blank), "")
+        if hasattr(self._policy, "warm_up"):
+            self._policy.warm_up(batch)
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """A chunk: `actions` float32 (H, D) in the checkpoint's action units; `entropy` (H, D) in
@@ -130,8 +132,7 @@ class ServedCheckpoint:
         """Actions and entropy (H, D) for features as LeRobot's robots give them."""
         if seed is not None:
             torch.manual_seed(seed)
-        batch = prepare_observation_for_inference(features, self._device, prompt)  # pyright: ignore
-        batch = self._preprocess(batch)
+        batch = self._batch(features, prompt)
         entropy: Tensor | None = None
         if hasattr(self._policy, "predict"):
             chunk = self._policy.predict(batch, **({} if given is None else {"prefix": given}))
@@ -142,6 +143,11 @@ class ServedCheckpoint:
         if not actions.isfinite().all():
             raise FloatingPointError("it gave actions that are not finite numbers")
         return actions.numpy(), None if entropy is None else entropy[0].float().cpu().numpy()
+
+    def _batch(self, features: dict[str, np.ndarray], prompt: str) -> dict[str, Any]:
+        """The policy's input."""
+        batch: Any = prepare_observation_for_inference(features, self._device, prompt)
+        return self._preprocess(batch)
 
     def _given(self, rest: Mapping[str, Any]) -> Prefix | None:
         """The steps that are executed until this chunk comes: the first `e0/delay` rows of

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 from e0_bench.serve import ServeCommand, run_serve
 from e0_server.client import PolicyClient
+from e0_server.robots import ROBOTS
 from made_checkpoints import save_policy
 
 PEERS = Path(__file__).parents[2] / ".peers"
@@ -70,6 +72,10 @@ def test_the_command_serves_until_it_is_told_to_stop(checkpoint: Path, tmp_path:
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
     assert (tmp_path / "record" / "requests.jsonl").read_text().count("\n") == 1
+
+
+def test_every_robot_can_be_asked_for() -> None:
+    assert get_args(get_type_hints(ServeCommand)["robot"]) == ROBOTS
 
 
 def test_what_cannot_be_served_is_told(checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import threading
 import time
 import urllib.error
@@ -212,8 +213,27 @@ def test_a_recording_holds_what_was_asked_and_answered(tmp_path: Path) -> None:
     name = row["observation"]["pixels"]["../top"]
     assert Path(name).name == name
     np.testing.assert_array_equal(Image.open(tmp_path / "record" / name), picture)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="holds a recording already"):
         Recorder(tmp_path / "record")
+
+
+def test_a_server_that_cannot_start_leaves_no_recording(tmp_path: Path) -> None:
+    with serving(Doubling()) as (url, _):
+        settings = ServerSettings(port=int(url.rpartition(":")[2]))
+        for _ in range(2):
+            with pytest.raises(ServerError):
+                PolicyServer(Doubling(), settings, Recorder(tmp_path)).run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_handshakes_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(Doubling()) as (url, _):
+        host, _, port = url.removeprefix("ws://").partition(":")
+        with socket.create_connection((host, int(port))) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"426" in plain.recv(100)
+        assert get(f"{url}/healthz")[0] == 200
+    assert "Traceback" not in caplog.text and not caplog.records
 
 
 def test_a_recording_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -108,8 +108,8 @@ class GraphedSampler:
 
     def warm_up(self, observation: Observation, prefix: Prefix | None = None) -> None:
         """Capture what chunks of such observations need, with a prefix if one is given, of however
-        many steps; of prompts that tell the state, which
-        changes their length, also those a little shorter and longer."""
+        many steps; of prompts that tell the state, which changes their length, also those a little
+        shorter and longer."""
         for part in self.either or (self,):
             for near in self._nearby(observation):
                 generator = torch.Generator(self._device)

@@ -3,10 +3,10 @@
 What is made ahead for K times: their features and every norm's scale, shift and gate, which depend
 on nothing else; queries, keys and values in one projection. All this is made for the time 0 of
 given steps, too, and then picked for each token by what it is told, so that a CUDA graph does not
-depend on how many steps are given. In a chunk, rotary tables and masks are
-made once, and the action tokens' keys and values overwrite their place behind the prefix' ones,
-which are never copied again. Between blocks the action tokens keep float32 whatever the weights'
-dtype: that is more exact and saves conversions.
+depend on how many steps are given. In a chunk, rotary tables and masks are made once, and the
+action tokens' keys and values overwrite their place behind the prefix' ones, which are never copied
+again. Between blocks the action tokens keep float32 whatever the weights' dtype: that is more exact
+and saves conversions.
 
 Shapes: B observations, P prefix tokens, T action tokens of all draws of one, C width, N heads, G
 key/value heads, E head width, K denoising steps.

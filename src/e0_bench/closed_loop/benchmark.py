@@ -36,10 +36,7 @@ from e0_bench.closed_loop.parallel import (
     told_lost,
 )
 from e0_bench.closed_loop.record import check_log, extended_record, read_record
-from e0_bench.closed_loop.runner import (
-    Assignment,
-    RunnerSettings,
-)
+from e0_bench.closed_loop.runner import Assignment, RunnerSettings
 from e0_bench.closed_loop.settings import BenchmarkSettings, BenchmarkSettingsError
 from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, summarize
@@ -77,7 +74,7 @@ def run_benchmark(settings: BenchmarkSettings) -> dict[str, Any]:
         record, names, episodes, lost = _measure(settings)
         labels = list(dict.fromkeys(episode.policy for episode in episodes))
         shares = demonstrated_shares(settings.env, names)
-        measured = summarize(episodes, labels, names, settings.controls, shares)
+        measured = summarize(episodes, labels, names, settings.every_control, shares)
         summary = {"benchmark": record} | measured
         if lost:
             summary["failed_to_run"] = [
@@ -107,7 +104,7 @@ def _measure(
     """Run what is missing; the record, the names of all tasks, the episodes asked for as far as all
     policies have them, and what failed to run."""
     for task in settings.tasks:
-        for control in ("none", *settings.controls):
+        for control in ("none", *settings.every_control):
             settings.environment.changed(changed_options(control)).config(task)
     recorded = read_record(settings.out)
     checkpoints = read_checkpoints(settings.checkpoints, settings.labels, recorded.get("policies"))
@@ -161,7 +158,7 @@ def asked_episodes(
         for label in labels
         for task in settings.tasks
         for name in tasks[task]
-        for control in ("none", *settings.controls)
+        for control in ("none", *settings.every_control)
         for number in range(settings.episodes if control == "none" else few)
     ]
 
@@ -177,7 +174,7 @@ def _offers(
     for offer in (offer for some in offers.values() for offer in some):
         for checkpoint in checkpoints:
             check_fit(checkpoint, offer.name, offer.features, offer.action_size)
-        if "blackout" in settings.controls and not any(
+        if "blackout" in settings.every_control and not any(
             len(s) == 3 for s in offer.features.values()
         ):
             raise BenchmarkSettingsError(
@@ -186,7 +183,7 @@ def _offers(
     instructions = {
         text for some in offers.values() for offer in some for text in offer.instructions
     }
-    if "instruction" in settings.controls and len(instructions) < 2:
+    if "instruction" in settings.every_control and len(instructions) < 2:
         raise BenchmarkSettingsError(
             "the control 'instruction' needs another instruction than the right one, and there is "
             f"only {sorted(instructions)}; give a second task, or a task with several instructions"

@@ -9,9 +9,7 @@ from e0_bench.closed_loop.decodings import DecodingError, read_decoding, require
 from e0_bench.closed_loop.delays import Delay
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import INPUT_CONTROLS
-from e0_bench.closed_loop.parallel import (
-    EPISODE_SECONDS,
-)
+from e0_bench.closed_loop.parallel import EPISODE_SECONDS
 
 
 class BenchmarkSettingsError(ValueError):
@@ -74,12 +72,10 @@ class BenchmarkSettings:
             )
         if not 0 <= self.seed <= 2**31 - self.episodes:
             raise BenchmarkSettingsError(f"seeds must lie in [0, 2^31), the first is {self.seed}")
-        object.__setattr__(self, "controls", (*self.controls, *self._of_delays()))
-        for name in ("tasks", "controls"):
-            values = getattr(self, name)
+        for name, values in (("tasks", self.tasks), ("controls", self.every_control)):
             if len(set(values)) != len(values):
                 raise BenchmarkSettingsError(f"{name} holds a name twice: {', '.join(values)}")
-        for control in self.controls:
+        for control in self.every_control:
             try:
                 Delay.parse(control)
             except ValueError as error:
@@ -92,12 +88,12 @@ class BenchmarkSettings:
         if not self.tasks:
             raise BenchmarkSettingsError("give at least one task")
 
-    def _of_delays(self) -> list[str]:
-        """The controls that the delays stand for, those left out that are there already."""
-        every = "" if self.execution_horizon is None else self.execution_horizon
-        horizon = f" execution_horizon={every}" if every else ""
-        names = [f"delay={steps}{horizon}" for steps in self.delays]
-        return [name for name in names if name not in self.controls]
+    @property
+    def every_control(self) -> tuple[str, ...]:
+        """The controls, and those that the delays stand for."""
+        every = self.execution_horizon
+        horizon = "" if every is None else f" execution_horizon={every}"
+        return (*self.controls, *(f"delay={steps}{horizon}" for steps in self.delays))
 
     @property
     def environment(self) -> EnvironmentSettings:

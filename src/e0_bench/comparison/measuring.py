@@ -159,6 +159,7 @@ def _tuning(recipe: Recipe, usual: BenchmarkSettings) -> tuple[BenchmarkSettings
         episodes=recipe.tuning["episodes"],
         seed=recipe.tuning["seed"],
         controls=(),
+        delays=(),
     )
     return settings, {
         label: recipe.ways_to_decode(policy)
@@ -220,7 +221,7 @@ def _summarize(episodes: Sequence[EpisodeResult], settings: BenchmarkSettings) -
         for name in ("policy", "task")
     )
     shares = demonstrated_shares(settings.env, tasks)
-    return summarize(episodes, labels, tasks, settings.controls, shares)
+    return summarize(episodes, labels, tasks, settings.every_control, shares)
 
 
 def _has_all(settings: BenchmarkSettings, ways: Ways | None = None) -> bool:

@@ -19,11 +19,7 @@ from e0_bench.closed_loop.parallel import (
     evaluate,
     told_lost,
 )
-from e0_bench.closed_loop.runner import (
-    Assignment,
-    Runner,
-    RunnerSettings,
-)
+from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings
 from e0_bench.demo.costs import PeakMemory, Phases, chunk_latency
 from e0_bench.demo.report_content import write_demo_report
 from e0_bench.demo.settings import EVALUATION_SEED, TRAINING_SEED, DemoSettings

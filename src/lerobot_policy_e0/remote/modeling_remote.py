@@ -14,14 +14,13 @@ from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE
 from torch import Tensor
 
+from e0_server import TOKEN
 from lerobot_policy_e0.batches import read_tasks
 from lerobot_policy_e0.real_time import real_steps
 from lerobot_policy_e0.remote.configuration_remote import RemoteConfig
 
 if TYPE_CHECKING:
     from e0_server.client import PolicyClient
-
-TOKEN = "E0_SERVER_TOKEN"
 
 
 class RemotePolicy(PreTrainedPolicy):
@@ -69,13 +68,14 @@ class RemotePolicy(PreTrainedPolicy):
         *,
         inference_delay: int = 0,
         prev_chunk_left_over: Tensor | None = None,
-        **_: Any,
+        execution_horizon: int | None = None,
     ) -> Tensor:
         """A chunk (B, H, D) for each observation of a batch, in action units.
 
         prev_chunk_left_over: what is left of the last chunk of a single observation, (T, D) or
         (1, T, D), of which the first `inference_delay` steps will have been executed when this one
-        comes; see `real_time`, also for rows that are none.
+        comes; see `real_time`, also for rows that are none. execution_horizon is the number of
+        rows that LeRobot's engine hands over; all that matters of it is in them.
 
         Raises PolicyUnreachableError if the server gave none in time, PolicyServerError if it
         refused the observation.
@@ -91,7 +91,7 @@ class RemotePolicy(PreTrainedPolicy):
         self._last = torch.from_numpy(np.stack(actions))
         return self._last.to(self.config.device or "cpu", copy=True)
 
-    def select_action(self, batch: dict[str, Tensor], **_: Any) -> Tensor:
+    def select_action(self, batch: dict[str, Tensor]) -> Tensor:
         """The next action (B, D)."""
         if not self._queue:
             chunk = self.predict_action_chunk(batch)

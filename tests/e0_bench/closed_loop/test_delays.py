@@ -90,12 +90,19 @@ def test_delays_are_read_and_refused() -> None:
 
 def test_flags_stand_for_controls() -> None:
     def controls(**options: Any) -> tuple[str, ...]:
-        return BenchmarkSettings((Path("x"),), ("T",), Path("y"), **options).controls
+        return BenchmarkSettings((Path("x"),), ("T",), Path("y"), **options).every_control
 
     assert controls(delays=(0, 2)) == ("delay=0", "delay=2")
     assert controls(delays=(1,), execution_horizon=4, controls=("blackout",)) == (
         "blackout", "delay=1 execution_horizon=4",
     )  # fmt: skip
+    for options, message in (
+        ({"delays": (1, 1)}, "twice"),
+        ({"delays": (-1,)}, "delay must be a number"),
+        ({"delays": (1,), "execution_horizon": 0}, "execution_horizon must be a number"),
+    ):
+        with pytest.raises(BenchmarkSettingsError, match=message):
+            controls(**options)
 
 
 def test_policies_meet_chunks_that_come_late(tmp_path: Path) -> None:
