@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,9 +110,10 @@ def under_fire(
     """A server with a policy of this many seconds a chunk under `messages` hostile messages from as
     many clients at once as `attackers`; what it did to a good client and to the server's memory.
 
-    A tenth as many come before, so that memory is compared with that of a server which has seen a
-    crowd. Raises FireError if the server dies or gives a wrong answer, PolicyUnreachableError if it
-    hangs.
+    answered: how many of the hostile messages were valid all the same and took their turn with the
+    policy. A tenth as many come before, so that memory is compared with that of a server which has
+    seen a crowd. Raises FireError if the server dies or gives a wrong answer, and
+    PolicyUnreachableError if it hangs.
     """
     with (
         server_process(fake_policy_command(seconds)) as (server, port),
@@ -120,10 +122,11 @@ def under_fire(
         # Allocators keep what the first crowd needs; what grows after that is a leak.
         _fire(client, port, messages // 10, attackers, seed + 1000)
         before = Latency.of(measure(client, undisturbed))
-        memory = server.memory_info().rss
+        memory, earlier = server.memory_info().rss, _answered(port)
         began = time.monotonic()
         sent, times = _fire(client, port, messages, attackers, seed)
         took = time.monotonic() - began
+        others = _answered(port) - earlier - len(times)
         if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
             raise FireError("the server died")
         during, after = Latency.of(times), Latency.of(measure(client, undisturbed))
@@ -131,6 +134,7 @@ def under_fire(
         return {
             "messages": sent,
             "clients": attackers,
+            "answered": others,
             "seconds": took,
             "policy_ms": 1e3 * seconds,
             "undisturbed_ms": vars(before),
@@ -141,6 +145,14 @@ def under_fire(
             "memory_after_mb": left / 2**20,
             "memory_ratio": left / memory,
         }
+
+
+def _answered(port: int) -> int:
+    """How many requests a server has answered by a chunk."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as page:
+        lines = page.read().decode().splitlines()
+    (line,) = (x for x in lines if x.startswith('e0_requests_total{outcome="answered"}'))
+    return int(float(line.split()[1]))
 
 
 def _fire(
