@@ -62,6 +62,10 @@ def _take(lock: Path, directory: Path, patience: float) -> int:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # its last holder has just removed the directory
             continue
+        except FileExistsError:  # it did so between two looks of `mkdir`; or a file is in its place
+            if lock.parent.exists() and not lock.parent.is_dir():
+                raise
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_there(lock, descriptor):

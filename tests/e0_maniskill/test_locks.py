@@ -43,6 +43,27 @@ def test_the_second_one_waits_for_the_first(
     assert told.count("Waiting for process") == 1 and str(tmp_path / "out") in told
 
 
+def test_a_directory_that_goes_while_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mkdir` finds it there, and, looking what it is, no more."""
+    whole, calls = Path.mkdir, []
+
+    def racing(self: Path, *arguments: object, **options: object) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            raise FileExistsError(17, "File exists", str(self))
+        whole(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", racing)
+    with own_directory(tmp_path / "out"):
+        assert len(calls) == 2 and (tmp_path / "out").is_dir()
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError), own_directory(tmp_path / "file"):
+        pass
+
+
 def test_a_lock_that_a_kill_left_is_taken_at_once(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("process 1 on elsewhere")
     began = time.monotonic()

@@ -309,6 +309,7 @@ for task in TASKS:
 """
 
 
+@pytest.mark.slow
 def test_state_only_needs_no_vulkan_driver() -> None:
     nowhere = {"VK_DRIVER_FILES": "/nowhere.json", "VK_ICD_FILENAMES": "/nowhere.json"}
     path = {"PYTHONPATH": ":".join(path for path in sys.path if path)}

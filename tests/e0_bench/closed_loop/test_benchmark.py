@@ -303,6 +303,7 @@ def test_policies_are_decoded_in_several_ways(
     assert content(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_path: Path) -> None:
     control = "episode_length=3 tell_camera_shift=true"
     changed = replace(settings, out=tmp_path, tasks=(PUSH,), controls=(control,), workers=1)

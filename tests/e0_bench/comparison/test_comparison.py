@@ -109,6 +109,7 @@ def test_every_policy_is_trained_and_measured(
     assert f"| regression | {results['policies']['regression']['parameters']:,} |" in table
 
 
+@pytest.mark.slow
 def test_a_further_policy_is_trained_alone(
     finished: tuple[ComparisonSettings, dict[str, Any]],
 ) -> None:

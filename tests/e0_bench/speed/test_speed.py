@@ -30,7 +30,9 @@ def script() -> ModuleType:
     return load_script("speed")
 
 
-@pytest.mark.parametrize("against", ["none", "lerobot-pi0", "lerobot-pi05"])
+@pytest.mark.parametrize(
+    "against", ["none", pytest.param("lerobot-pi0", marks=pytest.mark.slow), "lerobot-pi05"]
+)
 def test_dry_run(
     script: ModuleType, against: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
