@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_checkpoints import save_act, save_policy
 
 from e0.policy import OBJECTIVES
 from e0_bench.closed_loop.checkpoints import (
@@ -19,6 +18,7 @@ from e0_bench.closed_loop.checkpoints import (
 from e0_bench.closed_loop.decodings import OF_OBJECTIVE, DecodingError, make_decoding
 from lerobot_policy_e0.checkpoints import CheckpointError
 from lerobot_policy_e0.loading import load_policy, read_config
+from made_checkpoints import save_act, save_policy
 
 STATE = {"observation.state": (4,), "observation.environment_state": (17,)}
 

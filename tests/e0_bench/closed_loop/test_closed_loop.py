@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_checkpoints import IMAGE, save_act, save_policy
 from PIL import Image
 
 from e0_bench.closed_loop.decodings import make_decoding
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult
 from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings, clip_path
+from made_checkpoints import IMAGE, save_act, save_policy
 
 TASK = "PushCube-v1"
 LENGTH = 6

@@ -12,7 +12,6 @@ from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
-from made_checkpoints import save_act
 
 from e0_bench.closed_loop import environments
 from e0_bench.closed_loop.environments import (
@@ -23,6 +22,7 @@ from e0_bench.closed_loop.environments import (
 )
 from e0_bench.closed_loop.episodes import EpisodeJob
 from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings
+from made_checkpoints import save_act
 
 SHAPES = {"agent_pos": (4,), "environment_state": (17,)}
 

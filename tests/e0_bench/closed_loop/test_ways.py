@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_checkpoints import save_policy
 
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult
@@ -25,6 +24,7 @@ from e0_bench.statistics import wilson_interval
 from e0_maniskill.experts import Expert
 from e0_maniskill.poses import UP
 from e0_maniskill.waypoints import Scene
+from made_checkpoints import save_policy
 
 EITHER, POST = "PickEitherCube-v1", "PassPost-v1"
 SHARES = {EITHER: (0.5, 0.5), POST: (0.3, 0.7)}
