@@ -8,10 +8,10 @@ chunk = policy.sample(observation)                  # chunk.actions (B, H, 7), c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -147,14 +147,15 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
 def network_sizes(settings: PolicySettings) -> Preset:
     """The preset with the settings' picture size. ValueError for a size that no network takes."""
     preset = find_preset(settings.preset)
-    if settings.image_size is None:
+    size: Any = settings.image_size
+    if size is None:
         return preset
-    if min(settings.image_size) < SMALLEST_PICTURE:
+    if not isinstance(size, Sequence) or len(size) != 2 or min(size) < SMALLEST_PICTURE:
         raise ValueError(
-            f"image_size must be at least {SMALLEST_PICTURE} pixels high and wide, got "
-            f"{settings.image_size}"
+            f"image_size must be a height and a width of at least {SMALLEST_PICTURE} pixels, got "
+            f"{size}"
         )
-    return replace(preset, image_size=settings.image_size)
+    return replace(preset, image_size=(size[0], size[1]))
 
 
 def token_layout(settings: PolicySettings, objective: Objective) -> TokenLayout:

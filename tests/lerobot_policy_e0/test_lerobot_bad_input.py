@@ -248,7 +248,8 @@ def test_a_policy_without_instructions_needs_none(image_dataset: Path) -> None:
             },
             "must be QUANTILES for STATE and ENV .*MEAN_STD",
         ),
-        ({"image_size": (8, 128)}, r"image_size must be at least 16 .* got \(8, 128\)"),
+        ({"image_size": (8, 128)}, r"image_size must be .* at least 16 .* got \(8, 128\)"),
+        ({"image_size": 32}, "image_size must be a height and a width .* got 32"),
         ({"warmup_fraction": 1.5}, "warmup_fraction must lie between 0 and 1"),
     ],
 )

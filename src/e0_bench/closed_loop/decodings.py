@@ -27,6 +27,8 @@ OF_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "mip": (),
 }
 """What each objective's sampling looks at."""
+IDLE_UNDER = {"fixed": "decoding_draws", "adaptive": "start"}
+"""What E0's decoding of this kind leaves out of account all the same."""
 SETTINGS = tuple(dict.fromkeys(name for names in OF_OBJECTIVE.values() for name in names))
 
 
@@ -50,16 +52,24 @@ class Decoding:
 
         Raises DecodingError for values that the method refuses, and for settings that the policy's
         objective would not look at: the result would be that of another decoding by this name."""
-        useful = OF_OBJECTIVE[config.objective]
-        if idle := [name for name, _ in self.settings if name not in useful]:
-            raise DecodingError(
-                f"decoding {self.name!r} sets {', '.join(idle)}, which objective="
-                f"{config.objective} does not look at; it takes {', '.join(useful) or 'nothing'}"
-            )
+        useful, means = OF_OBJECTIVE[config.objective], f"objective={config.objective}"
+        self._require_looked_at(useful, means)
         try:
-            return replace(config, **dict(self.settings))
+            decoded = replace(config, **dict(self.settings))
         except (TypeError, ValueError) as error:
             raise DecodingError(f"decoding {self.name!r}: {error}") from error
+        idle = IDLE_UNDER.get(decoded.decoding)
+        self._require_looked_at(
+            [name for name in useful if name != idle], f"decoding={decoded.decoding}"
+        )
+        return decoded
+
+    def _require_looked_at(self, useful: Sequence[str], means: str) -> None:
+        if idle := [name for name, _ in self.settings if name not in useful]:
+            raise DecodingError(
+                f"decoding {self.name!r} sets {', '.join(idle)}, which {means} does not look at; "
+                f"it takes {', '.join(useful) or 'nothing'}"
+            )
 
 
 def read_decoding(text: str) -> Decoding:
