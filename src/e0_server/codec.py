@@ -18,7 +18,7 @@ import msgpack
 import numpy as np
 
 MAX_MESSAGE = 16 * 2**20  # bytes: six pictures of 1280 x 720
-MAX_ITEMS = 20_000  # numbers, texts and arrays in all lists and maps of a message
+MAX_ITEMS = 5_000  # numbers, texts and arrays in all lists and maps of a message
 MAX_LENGTH = 4_096  # of one list; of a map MAX_KEYS
 MAX_KEYS = 256
 MAX_DEPTH = 8

@@ -6,7 +6,8 @@ anything else it is closed. `GET /healthz` answers "OK", `GET /metrics` tells nu
 
 One thread owns the policy; the event loop only moves bytes, so that pings, health and further
 clients are answered while a chunk is made. A client has at most one request in work, and they are
-served in the order in which they came: none can starve the others.
+served in the order in which they came: none can starve the others. Strangers, and messages that are
+refused, pass turnstiles, so that a crowd of them leaves time for the rest.
 
 Protocol: openpi 15a9616a, `websocket_policy_server.py`.
 """
@@ -36,6 +37,7 @@ from e0_server.codec import MAX_MESSAGE, MessageError, decode, encode
 from e0_server.metrics import Metrics
 from e0_server.recorder import Recorder
 from e0_server.served import ObservationError, ServedPolicy
+from e0_server.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ _SILENT.setLevel(logging.CRITICAL + 1)
 MAX_CLIENTS = 64
 PING_SECONDS = 20.0
 HANDSHAKE_SECONDS = 10.0
+STRANGERS_A_SECOND = 100.0  # connections without a token
+BAD_A_SECOND = 100.0  # messages that are refused
 
 
 class ServerError(RuntimeError):
@@ -105,6 +109,7 @@ class PolicyServer:
         self._greeting = encode(dict(policy.metadata))
         self._metrics = Metrics()
         self._worker = ThreadPoolExecutor(1, "policy")
+        self._strangers, self._bad = Turnstile(STRANGERS_A_SECOND), Turnstile(BAD_A_SECOND)
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -171,11 +176,17 @@ class PolicyServer:
             except (ValueError, RuntimeError):  # not the main thread: the caller stops us
                 return
 
-    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answers what is no websocket, and who may not connect."""
         if request.path == "/healthz":
             return connection.respond(HTTPStatus.OK, "OK\n")
-        if not self._knows(request):
+        known = self._knows(request)
+        stranger = not known or self._settings.token is None  # who brings the token need not wait
+        if stranger and not await self._strangers.enter():
+            return connection.respond(
+                HTTPStatus.SERVICE_UNAVAILABLE, "too many want to connect at once\n"
+            )
+        if not known:
             self._metrics.requests.labels("unauthorized").inc()
             return connection.respond(
                 HTTPStatus.UNAUTHORIZED, "send the header Authorization: Api-Key TOKEN\n"
@@ -244,11 +255,13 @@ class PolicyServer:
         try:
             observation = _observation(data)
         except MessageError as error:
+            await self._bad.enter()
             return self._failed("malformed", str(error)), CloseCode.INVALID_DATA
         self._metrics.waiting.inc()
         try:
             done = await self._infer(connection, observation, stopping)
         except ObservationError as error:
+            await self._bad.enter()
             return self._failed("refused", str(error)), None
         except Exception as error:
             logger.exception("the policy failed")

@@ -137,6 +137,24 @@ def test_only_clients_with_the_token_are_let_in() -> None:
             PolicyClient(url).infer({"number": 1})
 
 
+def test_strangers_wait_for_one_another_and_not_for_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("e0_server.server.STRANGERS_A_SECOND", 0.5)
+    with serving(Doubling(), token="sesame") as (url, _), ThreadPoolExecutor(3) as crowd:
+        began = time.monotonic()
+        strangers = [crowd.submit(get, f"{url}/metrics") for _ in range(3)]
+        with PolicyClient(url, token="sesame") as client:
+            client.infer({"number": 1})
+            assert time.monotonic() - began < 3.5
+        assert [stranger.result()[0] for stranger in strangers] == [401] * 3
+        assert time.monotonic() - began > 3.9
+
+    monkeypatch.setattr("e0_server.turnstile.LONGEST_WAIT", -1.0)
+    with serving(Doubling()) as (url, _), pytest.raises(InvalidStatus, match="503"):
+        raw(url)
+
+
 def test_metrics_tell_how_requests_ended() -> None:
     with serving(Doubling()) as (url, _), PolicyClient(url) as client:
         client.infer({"number": 1})
