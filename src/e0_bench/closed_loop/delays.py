@@ -10,6 +10,7 @@ Shapes: H steps of a chunk, D action dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,10 +23,12 @@ from torch import Tensor
 from e0_bench.statistics import Rate
 from e0_bench.tables import table
 
-CHUNKINGS = ("given", "naive", "blend", "wrong")
+CHUNKINGS = ("given", "naive", "blend", "ensemble", "wrong")
 """given: the policy is given the steps that are executed meanwhile, if it can continue them. naive:
-it is not. blend: nor is it, and the new chunk fades in over the old one. wrong: it is given them
+it is not. blend: nor is it, and the new chunk fades in over the old one. ensemble: nor is it, and a
+step is the mean of all chunks that reach it, as in ACT (arXiv 2304.13705). wrong: it is given them
 with the opposite sign, to see whether it goes by them or by what it sees."""
+FADING = 0.01  # of a chunk's weight in the mean with each younger one: ACT's
 NOTE = (
     "Success in % with 95 % Wilson intervals. Seam: how far the new chunk's first own step lies "
     "from the old chunk's; change: from one executed step to the next, at seams and elsewhere; "
@@ -87,6 +90,7 @@ class LateChunks:
             )
         self._step = 0
         self._chunk: Tensor | None = None
+        self._predicted: list[Tensor] = []  # what is left of all chunks, the oldest first
         self._seams: list[Tensor] = []
         self._executed: list[Tensor] = []
         self._at_seams: list[int] = []
@@ -127,14 +131,18 @@ class LateChunks:
         """Ask for a chunk; until it comes, the last one is executed further."""
         if self._chunk is None:
             self._chunk = predict(None)
+            self._predicted = [self._chunk]
             return
         left = self._chunk[self._every :]
         meanwhile = left[: self._delay]
         told = {"given": meanwhile, "wrong": -meanwhile}.get(self._chunking)
-        new = predict(told if self._delay > 0 else None).clone()
+        new = predict(told if self._delay > 0 else None)
+        left_of_all = (chunk[self._every :] for chunk in self._predicted)
+        self._predicted = [*(chunk for chunk in left_of_all if len(chunk)), new]
         if len(left) > self._delay:
             self._seams.append(new[self._delay] - left[self._delay])
         self._at_seams.append(self._step + self._delay)
+        new = _mean_of_chunks(self._predicted if self._chunking == "ensemble" else [new])
         new[: self._delay] = meanwhile
         if self._chunking == "blend":
             overlap = len(left) - self._delay
@@ -142,6 +150,17 @@ class LateChunks:
             both = slice(self._delay, len(left))
             new[both] = share * new[both] + (1 - share) * left[self._delay :]
         self._chunk = new
+
+
+def _mean_of_chunks(chunks: Sequence[Tensor]) -> Tensor:
+    """Mean of chunks (H, D) that begin at the same step, the oldest first and heaviest, over those
+    that reach a step; the last one reaches all."""
+    total, weight = torch.zeros_like(chunks[-1]), torch.zeros(len(chunks[-1]), 1)
+    for age, chunk in enumerate(chunks):
+        share = math.exp(-FADING * age)
+        total[: len(chunk)] += share * chunk
+        weight[: len(chunk)] += share
+    return total / weight
 
 
 def delays_summary(

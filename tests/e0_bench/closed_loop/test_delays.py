@@ -1,5 +1,6 @@
 """Chunks that come late: which rows are executed, what the policy is told, and what is measured."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_blending_fades_the_new_chunk_in() -> None:
     expected = [105 + 0.25 * (201 - 105), 106 + 0.5 * (202 - 106)]
     assert executed == [100, 101, 102, 103, 104, *expected]
     assert told == [None, None]
+
+
+def test_the_ensemble_is_the_mean_of_all_chunks_that_reach_a_step() -> None:
+    executed, told, _ = execute(Delay(1, chunking="ensemble"), 2, 8)
+    older = math.exp(0.01)
+    two = [(older * (100 + step) + (200 + step - 2)) / (older + 1) for step in (3, 4)]
+    three = (older**2 * 105 + older * 203 + 301) / (older**2 + older + 1)
+    assert executed[:6] == pytest.approx([100, 101, 102, *two, three])
+    # The first chunk ends with step 7, which three younger ones reach.
+    assert executed[7] == pytest.approx(
+        (older**3 * 107 + older**2 * 205 + older * 303 + 401) / (older**3 + older**2 + older + 1)
+    )
+    assert told == [None] * 4
 
 
 def test_smoothness_in_deviations() -> None:
