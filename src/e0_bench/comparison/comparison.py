@@ -19,6 +19,7 @@ import tyro
 
 from e0_bench.closed_loop.summary import markdown
 from e0_bench.comparison.action_error import kept_action_error
+from e0_bench.comparison.demonstrated import demonstrated_changes
 from e0_bench.comparison.measuring import (
     is_measured,
     measure,
@@ -145,6 +146,8 @@ def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) 
     }
     summary = measure(recipe, output, checkpoints, settings.workers)
     results = {"policies": policies, "benchmark": summary}
+    if "delays" in summary:
+        results["demonstrated_changes"] = demonstrated_changes(output / "dataset")
     if "seeds" in recipe.training:
         own = policies_by_label(recipe)
         results["trainings"] = {"policies": own, "rows": over_trainings(summary, own)}
@@ -171,6 +174,9 @@ def comparison_markdown(results: Mapping[str, Any]) -> str:
     parts = [markdown(results["benchmark"]).rstrip(), "", *head, *rows, ""]
     if "decodings" in results["benchmark"]:
         parts = [tuning_markdown(results["benchmark"]["decodings"]), "", *parts]
+    if "demonstrated_changes" in results:
+        changes = (f"{name} {size:.2f}" for name, size in results["demonstrated_changes"].items())
+        parts += [f"Changes from step to step in demonstrations: {', '.join(changes)}.", ""]
     if "trainings" in results:
         parts = [trainings_markdown(results["trainings"]["rows"]), "", *parts]
     return "\n".join(parts)

@@ -53,6 +53,8 @@ seed = 600_000
 [benchmark]
 episodes = 1
 seed = 800_000
+controls = ["delay=1"]
+control_episodes = 1
 [told]
 policies = ["e0"]
 """
@@ -88,13 +90,17 @@ def test_every_policy_is_trained_and_measured(
         assert 0 <= row["codes"] < 0.05 < row["error"], "two steps of training teach nothing"
         assert row["frames"] > 5
     lines = (settings.directory / "benchmark/episodes.jsonl").read_text().splitlines()
-    assert sorted((json.loads(line)["policy"], json.loads(line)["seed"]) for line in lines) == [
-        ("e0", 800_000),
-        ("regression", 800_000),
+    names = ("policy", "seed", "control")
+    assert sorted(tuple(json.loads(line)[name] for name in names) for line in lines) == [
+        (policy, 800_000, control)
+        for policy in ("e0", "regression")
+        for control in ("delay=1", "none")
     ]
+    (change,) = results["demonstrated_changes"].values()
+    assert 0.05 < change < 1
     assert json.loads((settings.directory / "comparison.json").read_text()) == results
     assert list(results["benchmark"]["policies"]) == ["e0", "regression", "e0, told"]
-    (told,) = (settings.directory / "told/episodes.jsonl").read_text().splitlines()
+    told = (settings.directory / "told/episodes.jsonl").read_text().splitlines()[0]
     assert json.loads(told)["seed"] == 800_000
     prefix = [
         json.loads(path.read_text())["policy"]["prefix_from"]
