@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from e0.diffusion import OrdinalEmbedding, cross_entropy, mean_over_valid
+from e0.token_loss import token_loss
 from e0.tokens import ActionTokenizer
 
 HEADS = ("cosine", "linear")
@@ -53,10 +54,13 @@ def padding_bias(code_count: Tensor, vocabulary_size: int) -> Tensor:
     return bias.masked_fill(rank >= code_count[:, None], -torch.inf)
 
 
-def cosine_logits(coefficients: Tensor, basis: Tensor) -> Tensor:
-    """Logits (B, H, D, V) of coefficients (B, H, D, K), in float32 also under autocast."""
+def cosine_logits(coefficients: Tensor, basis: Tensor, bias: Tensor) -> Tensor:
+    """Logits (B, H, D, V) of coefficients (B, H, D, K), a basis (D, K, V) and what is added (D, V),
+    in float32 also under autocast. In memory the codes of a dimension lie together."""
     with torch.autocast(coefficients.device.type, enabled=False):
-        return torch.einsum("bhdk,dkv->bhdv", coefficients.float(), basis)
+        of_dimension = coefficients.float().movedim(2, 0)
+        logits = torch.baddbmm(bias[:, None], of_dimension.flatten(1, 2), basis)
+        return logits.unflatten(1, of_dimension.shape[1:3]).movedim(0, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +103,7 @@ class TokenHead:
         if self.kind == "linear":
             return lambda outputs: outputs.float() + bias
         basis = cosine_basis(count, size)
-        return lambda outputs: cosine_logits(outputs, basis) + bias
+        return lambda outputs: cosine_logits(outputs, basis, bias)
 
     def prepared(self) -> TokenHead:
         """This head with its tables made once and for all, as the tokenizer is now."""
@@ -107,9 +111,7 @@ class TokenHead:
 
     def loss(self, logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
         """Loss of each chunk (B,), over the valid ones of tokens (B, H, D); see `cross_entropy`."""
-        losses = cross_entropy(logits, tokens, valid)
-        if self.mean_weight > 0:
-            values = OrdinalEmbedding(self.tokenizer, limit=MEAN_LIMIT)
-            error = values.mean(logits.float().softmax(-1)) - values.embed(tokens)
-            losses = losses + self.mean_weight * mean_over_valid(error[..., 0].square(), valid)
-        return losses
+        if self.mean_weight == 0:
+            return cross_entropy(logits, tokens, valid)
+        values = OrdinalEmbedding(self.tokenizer, limit=MEAN_LIMIT).table()
+        return mean_over_valid(token_loss(logits, tokens, values, self.mean_weight), valid)

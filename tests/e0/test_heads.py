@@ -30,8 +30,9 @@ def test_logits_equal_the_explicit_sum() -> None:
     generator = torch.Generator().manual_seed(0)
     coefficients = torch.randn(2, 3, 2, 64, generator=generator)
     basis = cosine_basis(torch.tensor([256, 40]), 256)
-    logits = cosine_logits(coefficients, basis)
-    expected = sum(
+    bias = padding_bias(torch.tensor([256, 40]), 256)
+    logits = cosine_logits(coefficients, basis, bias)
+    expected = bias + sum(
         coefficients[..., k, None] * basis[None, None, :, k] for k in range(coefficients.shape[-1])
     )
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
@@ -39,11 +40,11 @@ def test_logits_equal_the_explicit_sum() -> None:
 
 def test_logits_stay_float32_under_autocast() -> None:
     coefficients = torch.randn(1, 1, 1, 64)
-    basis = cosine_basis(torch.tensor([256]), 256)
+    basis, bias = cosine_basis(torch.tensor([256]), 256), torch.zeros(1, 256)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = cosine_logits(coefficients.bfloat16(), basis)
+        logits = cosine_logits(coefficients.bfloat16(), basis, bias)
     assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, cosine_logits(coefficients.bfloat16().float(), basis))
+    torch.testing.assert_close(logits, cosine_logits(coefficients.bfloat16().float(), basis, bias))
 
 
 @pytest.mark.parametrize("code", [0, 1, 100, 255])
@@ -53,7 +54,7 @@ def test_a_peak_can_become_as_narrow_as_one_code(code: int) -> None:
     coefficients = torch.zeros(1, 1, 1, 64, requires_grad=True)
     optimizer = torch.optim.Adam([coefficients], lr=1.0)
     for _ in range(1500):
-        logits = cosine_logits(coefficients, basis).view(1, 256)
+        logits = cosine_logits(coefficients, basis, torch.zeros(1, 256)).view(1, 256)
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor([code]))
         optimizer.zero_grad()
         loss.backward()
