@@ -1,8 +1,9 @@
 """The loss of every predicted code, with its gradient in closed form.
 
 With p = softmax(logits) over codes of values c, m = Σ p c and the true code k, the loss of a token
-is -log p_k + w (m - c_k)², and its gradient p (1 + 2 w (m - c_k) (c - m)), less 1 at k. What PyTorch
-derives by itself takes twice the time and keeps several arrays of the logits' size; this keeps one.
+is -log p_k + w (m - c_k)², and its gradient p (1 + 2 w (m - c_k) (c - m)), less 1 at k. What
+PyTorch derives by itself takes twice the time and keeps several arrays of the logits' size; this
+keeps one.
 
 Shapes: D action dimensions, V codes; `...` is anything, the same everywhere.
 """
