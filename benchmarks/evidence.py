@@ -22,6 +22,7 @@ from e0_bench.closed_loop.figures import calibration_figure, success_figure
 from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, renew_intervals
 from e0_bench.comparison.comparison import comparison_markdown
+from e0_bench.comparison.trainings_figure import trainings_figure
 from e0_bench.figure_style import COLOURS, STYLE, save_figure
 from e0_bench.files import write_text
 from e0_bench.token_lab.report import draw_figure, markdown_tables
@@ -77,9 +78,13 @@ def figures(results: dict[str, Any], name: str) -> None:
         draw_figure(results["rows"], results["settings"], DOCS / f"{name}.png")
         return
     summary = results if "rates" in results else results["benchmark"]
-    success_figure(summary, DOCS / f"{name}.png")
+    trainings = results.get("trainings")
+    if trainings is None:
+        success_figure(summary, DOCS / f"{name}.png")
+    else:
+        trainings_figure(trainings["rows"], DOCS / f"{name}.png")
     if moved_axes([row["control"] for row in summary["rates"]]):
-        trained = results.get("trainings", {}).get("policies")
+        trained = None if trainings is None else trainings["policies"]
         shift_figure(summary, DOCS / f"{name}-camera-shift.png", trained)
     if summary["calibration"]:
         calibration_figure(summary, DOCS / f"{name}-calibration.png")

@@ -3,7 +3,7 @@
 Every phase is skipped where its result is there and resumed where it was cut short. The output
 holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `errors/LABEL.json` (on what is held
 out), `benchmark` and `comparison.json`; where a policy is trained with several seeds, LABEL is
-POLICY-SEED.
+POLICY-SEED, and `trainings.png` shows how far they differ.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from e0_bench.comparison.recipe import (
     read_recipe,
 )
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
+from e0_bench.comparison.trainings_figure import trainings_figure
 from e0_bench.files import read_json, write_json, write_text
 from e0_bench.training_run import local_training, train, trained_checkpoint
 from e0_maniskill.collection import CollectionSettings, numbers_per_task
@@ -150,7 +151,9 @@ def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) 
         results["demonstrated_changes"] = demonstrated_changes(output / "dataset")
     if "seeds" in recipe.training:
         own = policies_by_label(recipe)
-        results["trainings"] = {"policies": own, "rows": over_trainings(summary, own)}
+        rows = over_trainings(summary, own)
+        results["trainings"] = {"policies": own, "rows": rows}
+        trainings_figure(rows, output / "trainings.png")
     write_json(output / "comparison.json", results)
     write_text(output / "comparison.md", comparison_markdown(results))
     return results

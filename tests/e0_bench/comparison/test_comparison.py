@@ -207,6 +207,7 @@ def test_each_seed_is_a_training_with_an_encoding_of_its_own(
     (row,) = results["trainings"]["rows"]
     assert [row["policy"], len(row["rates"]), row["episodes"]] == ["e0", 2, 1]
     assert (tmp_path / "out/comparison.md").read_text().startswith("## Over trainings")
+    assert (tmp_path / "out/trainings.png").read_bytes().startswith(b"\x89PNG")
     _check_decodings(results, recipe, tmp_path / "out")
 
 
