@@ -41,7 +41,7 @@ def trainings_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.axhline(group * i - 1, color=FAINT, lw=0.8)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(group * len(tasks) - 1.3, -0.7)
-        axes.set(xlim=(-2, 102), xlabel="success, % (a point for each training, a line for the mean)")
+        axes.set(xlim=(-2, 102), xlabel="success, % (points: trainings; line: their mean)")
         axes.grid(axis="x", color=FAINT, lw=0.6)
         axes.set_axisbelow(True)
         handles = [
