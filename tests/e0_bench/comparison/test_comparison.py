@@ -191,6 +191,7 @@ def test_each_seed_is_a_training_with_an_encoding_of_its_own(
         .replace("steps = 1", "steps = 1\naugmented = true")
         .replace("batch_size = 4", "batch_size = 4\nseeds = [1, 2]")
         .replace('[told]\npolicies = ["e0"]\n', TUNING)
+        .replace('controls = ["delay=1"]\ncontrol_episodes = 1\n', "")
     )
     results = run_comparison(replace(settings, recipe=recipe, output=tmp_path / "out"))
     weights = []
