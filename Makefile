@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
+FRANKA := .venv/.franka
 
 .PHONY: demo test crash slow peers lint format clean gpu-pack gpu-rehearse
 
@@ -10,7 +11,7 @@ demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
 
 # In the order of `tests/conftest.py`: xdist's own ends with the slow ones.
-test: $(INSTALLED) $(VULKAN)
+test: $(INSTALLED) $(VULKAN) $(FRANKA)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Kills every command at random instants; E0_CRASH_KILLS=50 times each.
@@ -25,7 +26,7 @@ slow: $(INSTALLED)
 peers: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m peers
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) $(FRANKA)
 	.venv/bin/ruff check --no-cache .  # a cache does not see that a module became one of ours
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
@@ -55,5 +56,11 @@ $(VULKAN): scripts/install_vulkan.sh | $(INSTALLED)
 	scripts/install_vulkan.sh $(PYTHON)
 	@touch $@
 
+# Where there is no wheel for this machine, its tests are left out, and say so.
+$(FRANKA): packages/lerobot_robot_franka/pyproject.toml constraints.txt | $(INSTALLED)
+	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
+		--editable 'packages/lerobot_robot_franka[sim]' || echo "no tests of the Franka plugin"
+	@touch $@
+
 clean:
-	rm -rf .venv .tools .peers build src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .peers build src/*.egg-info packages/*/src/*.egg-info .pytest_cache .ruff_cache .hypothesis

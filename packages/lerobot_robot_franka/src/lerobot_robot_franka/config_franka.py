@@ -1,0 +1,68 @@
+"""Settings of `--robot.type=franka`."""
+
+from dataclasses import dataclass, field
+
+from lerobot.cameras.configs import CameraConfig
+from lerobot.robots.config import RobotConfig
+
+from lerobot_robot_franka.limits import ARMS, JOINTS
+
+
+@RobotConfig.register_subclass("franka")
+@dataclass(kw_only=True)
+class FrankaConfig(RobotConfig):
+    """A Franka arm with its hand.
+
+    host: the arm's address. arm: "fr3" or "panda", whose limits hold. gripper: whether there is a
+    Franka Hand. realtime: whether this machine's kernel must be a real-time one; false is for
+    simulators. velocities: observe `joint_1.vel` to `joint_7.vel`, rad/s, as well.
+
+    start_position: joints (rad) to go to slowly when connecting; where the arm is, if None.
+    margin: rad at both ends of each joint's range that are never used. share: of the arm's velocity
+    and acceleration that motions may use. max_step: rad that a joint's action may lie from where it
+    is told to be. unsafe_actions: "refuse", or "limit" to the next safe one.
+
+    gripper_speed in m/s, gripper_force in N, gripper_dead_band of the opening, 0 to 1.
+    """
+
+    host: str
+    arm: str = "fr3"
+    gripper: bool = True
+    realtime: bool = True
+    velocities: bool = False
+    cameras: dict[str, CameraConfig] = field(default_factory=dict)
+    start_position: list[float] | None = None
+    control_rate: float = 100.0
+    margin: float = 0.05
+    share: float = 0.3
+    max_step: float = 0.3
+    unsafe_actions: str = "refuse"
+    gripper_speed: float = 0.1
+    gripper_force: float = 20.0
+    gripper_dead_band: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.host:
+            raise ValueError("give the arm's address: --robot.host=172.16.0.2")
+        if self.arm not in ARMS:
+            raise ValueError(f"unknown arm {self.arm!r}; known: {', '.join(ARMS)}")
+        if self.unsafe_actions not in ("refuse", "limit"):
+            raise ValueError(
+                f"unsafe_actions must be 'refuse' or 'limit', got {self.unsafe_actions!r}"
+            )
+        for name in ("control_rate", "max_step", "gripper_speed", "gripper_force"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie above 0 and be at most 1, got {self.share}")
+        if not 0 <= self.margin < 0.5:
+            raise ValueError(f"margin must be from 0 to below 0.5 rad, got {self.margin}")
+        if not 0 <= self.gripper_dead_band < 1:
+            raise ValueError(
+                f"gripper_dead_band must be from 0 to below 1, got {self.gripper_dead_band}"
+            )
+        if self.start_position is not None and len(self.start_position) != JOINTS:
+            raise ValueError(
+                f"start_position must be {JOINTS} joints, got {len(self.start_position)}"
+            )

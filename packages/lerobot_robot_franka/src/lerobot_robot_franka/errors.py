@@ -1,0 +1,18 @@
+"""What can go wrong between a policy and an arm."""
+
+
+class FrankaError(RuntimeError):
+    """The arm or the gripper does not do what it was told; the arm holds."""
+
+
+class ConnectError(FrankaError, ConnectionError):
+    """The arm cannot be reached or does not let itself be controlled; nothing has moved."""
+
+
+class ControlLostError(FrankaError):
+    """The arm stopped by itself: a reflex, the user's stop, a network that stalled. Says which; it
+    moves no more until `Franka.recover`."""
+
+
+class UnsafeActionError(FrankaError, ValueError):
+    """An action that the arm must not be sent; nothing of it was."""

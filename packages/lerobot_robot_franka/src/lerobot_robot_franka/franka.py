@@ -1,0 +1,170 @@
+"""A Franka arm as LeRobot sees robots: absolute joints and the gripper's opening, both ways."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from lerobot.cameras.utils import make_cameras_from_configs
+from lerobot.robots.robot import Robot
+from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnectedError
+
+from lerobot_robot_franka.arm import Arm
+from lerobot_robot_franka.config_franka import FrankaConfig
+from lerobot_robot_franka.drivers import FrankyArm, FrankyHand
+from lerobot_robot_franka.errors import UnsafeActionError
+from lerobot_robot_franka.gripper import Gripper
+from lerobot_robot_franka.limits import ARMS, JOINT_NAMES, Allowed
+
+GRIPPER = "gripper.pos"
+SLACK = 0.1  # a policy that has learned "closed" may say -0.02
+
+
+class Franka(Robot):
+    """A Franka arm, its hand and cameras.
+
+    Observations and actions: `joint_1.pos` to `joint_7.pos` in rad, `gripper.pos` from 0, closed,
+    to 1, open. Neither `get_observation` nor `send_action` waits for the arm or the gripper:
+    threads own them. Without new actions the arm rests at the last one.
+    """
+
+    config_class = FrankaConfig
+    name = "franka"
+
+    def __init__(self, config: FrankaConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self.cameras = make_cameras_from_configs(config.cameras)
+        self.arm: Arm | None = None
+        self.gripper: Gripper | None = None
+
+    @cached_property
+    def action_features(self) -> dict[str, type]:
+        """See `Robot`."""
+        names = [f"{name}.pos" for name in JOINT_NAMES]
+        return dict.fromkeys([*names, GRIPPER] if self.config.gripper else names, float)
+
+    @cached_property
+    def observation_features(self) -> dict[str, type | tuple]:
+        """See `Robot`."""
+        features: dict[str, type | tuple] = dict(self.action_features)
+        if self.config.velocities:
+            features |= dict.fromkeys((f"{name}.vel" for name in JOINT_NAMES), float)
+        for name, camera in self.cameras.items():
+            features[name] = (camera.height, camera.width, 3)
+        return features
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the arm is under control and all cameras run."""
+        arm = self.arm is not None and self.arm.running
+        return arm and all(camera.is_connected for camera in self.cameras.values())
+
+    @property
+    def is_calibrated(self) -> bool:
+        """The arm knows its joints by itself."""
+        return True
+
+    def calibrate(self) -> None:
+        """There is nothing to calibrate."""
+
+    def configure(self) -> None:
+        """There is nothing to configure."""
+
+    def connect(self, calibrate: bool = True) -> None:
+        """Connect cameras, gripper and arm, in this order, and go slowly to the start position, if
+        there is one. Raises ConnectError before anything has moved."""
+        if self.arm is not None:
+            raise DeviceAlreadyConnectedError(f"{self} is connected already")
+        config, limits = self.config, ARMS[self.config.arm]
+        try:
+            for camera in self.cameras.values():
+                camera.connect()
+            if config.gripper:
+                hand = FrankyHand(config.host, config.gripper_speed, config.gripper_force)
+                self.gripper = Gripper(hand, config.gripper_dead_band)
+                self.gripper.start()
+            driver = FrankyArm(config.host, config.control_rate, config.realtime)
+            self.arm = Arm(
+                driver,
+                limits,
+                Allowed.of(limits, config.margin, config.max_step),
+                rate=config.control_rate,
+                share=config.share,
+                limit=config.unsafe_actions == "limit",
+            )
+            self.arm.start()
+            if config.start_position is not None:
+                self.arm.go_slowly(np.array(config.start_position, dtype=float))
+        except BaseException:
+            self._release()
+            raise
+
+    def get_observation(self) -> dict[str, Any]:
+        """The newest state and pictures. Raises ControlLostError once the arm has stopped."""
+        state = self._connected().state()
+        names = JOINT_NAMES
+        observation: dict[str, Any] = {
+            f"{name}.pos": float(value) for name, value in zip(names, state.positions, strict=True)
+        }
+        if self.gripper is not None:
+            observation[GRIPPER] = self.gripper.opening()
+        if self.config.velocities:
+            velocities = zip(names, state.velocities, strict=True)
+            observation |= {f"{name}.vel": float(value) for name, value in velocities}
+        return observation | {name: camera.read_latest() for name, camera in self.cameras.items()}
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Aim at an action; returns what was aimed at. Raises UnsafeActionError, before anything of
+        the action was sent, and ControlLostError."""
+        arm = self._connected()
+        if missing := [name for name in self.action_features if name not in action]:
+            raise UnsafeActionError(
+                f"the action lacks {', '.join(missing)}; it has {', '.join(action) or 'nothing'}"
+            )
+        target = np.array([float(action[f"{name}.pos"]) for name in JOINT_NAMES])
+        opening = float(action[GRIPPER]) if self.gripper is not None else None
+        if opening is not None:
+            if not -SLACK <= opening <= 1 + SLACK:
+                raise UnsafeActionError(
+                    f"{GRIPPER} must lie between 0, closed, and 1, open; got {opening}"
+                )
+            opening = min(1.0, max(0.0, opening))
+        sent = arm.aim(target)
+        done = {f"{name}.pos": float(value) for name, value in zip(JOINT_NAMES, sent, strict=True)}
+        if self.gripper is not None and opening is not None:
+            self.gripper.aim(opening)
+            done[GRIPPER] = opening
+        return done
+
+    def recover(self) -> None:
+        """After ControlLostError: clear what stopped the arm and hold where it is."""
+        if self.arm is None:
+            raise DeviceNotConnectedError(f"{self} is not connected")
+        self.arm.recover()
+
+    def disconnect(self) -> None:
+        """Come to rest, give control back, close cameras. Raises ControlLostError, once all is
+        released, if the arm had stopped by itself."""
+        if self.arm is None:
+            raise DeviceNotConnectedError(f"{self} is not connected")
+        self._release()
+
+    def _connected(self) -> Arm:
+        if self.arm is None:
+            raise DeviceNotConnectedError(f"{self} is not connected: call connect()")
+        return self.arm
+
+    def _release(self) -> None:
+        arm, gripper = self.arm, self.gripper
+        self.arm = self.gripper = None
+        try:
+            if arm is not None:
+                arm.stop()
+        finally:
+            if gripper is not None:
+                gripper.stop()
+            for camera in self.cameras.values():
+                if camera.is_connected:
+                    camera.disconnect()
