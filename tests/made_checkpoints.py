@@ -26,7 +26,7 @@ def save_policy(
     # A new network's last layer is zero, and its actions would not depend on what it sees.
     for parameter in policy.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    return _save(policy, directory)
+    return save(policy, directory)
 
 
 def save_act(directory: Path, state_size: int) -> Path:
@@ -46,7 +46,7 @@ def save_act(directory: Path, state_size: int) -> Path:
     )
     policy = ACTPolicy(config)
     policy.model.action_head.weight.data *= 20
-    return _save(policy, directory)
+    return save(policy, directory)
 
 
 _COMMON: dict[str, Any] = {
@@ -66,7 +66,8 @@ def _inputs(state_size: int, image_size: int | None) -> dict[str, PolicyFeature]
     return inputs
 
 
-def _save(policy: Any, directory: Path) -> Path:
+def save(policy: Any, directory: Path) -> Path:
+    """Write a policy and processors that change nothing."""
     policy.save_pretrained(directory)
     config = policy.config
     features = config.input_features | config.output_features
