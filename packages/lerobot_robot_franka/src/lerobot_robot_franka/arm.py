@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ class Arm:
         self._driver, self._limits, self._allowed = driver, limits, allowed
         self._rate, self._share, self._limit = rate, share, limit
         self.limited = 0
-        self.cycle_seconds: list[float] = []  # measured, of the last thousand cycles
+        self.cycle_seconds: deque[float] = deque(maxlen=1000)  # measured, of the last cycles
         self._thread: threading.Thread | None = None
         self._ready, self._stopping = threading.Event(), threading.Event()
         self._fault: FrankaError | None = None
@@ -159,5 +160,5 @@ class Arm:
             position, velocity = trajectory.step(now)
             self._driver.follow(position, velocity)
             self._set_point, self._state = position, self._driver.state()
-            self.cycle_seconds = [*self.cycle_seconds[-999:], now - before]
+            self.cycle_seconds.append(now - before)
             before = now
