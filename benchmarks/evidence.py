@@ -22,6 +22,7 @@ from e0_bench.closed_loop.figures import calibration_figure, success_figure
 from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, renew_intervals
 from e0_bench.comparison.comparison import comparison_markdown
+from e0_bench.comparison.late_chunks import late_chunks_figure
 from e0_bench.comparison.trainings_figure import trainings_figure
 from e0_bench.figure_style import COLOURS, STYLE, save_figure
 from e0_bench.files import write_text
@@ -86,6 +87,8 @@ def figures(results: dict[str, Any], name: str) -> None:
     if moved_axes([row["control"] for row in summary["rates"]]):
         trained = None if trainings is None else trainings["policies"]
         shift_figure(summary, DOCS / f"{name}-camera-shift.png", trained)
+    if "late_chunks" in results:
+        late_chunks_figure(results["late_chunks"], DOCS / f"{name}-late-chunks.png")
     if summary["calibration"]:
         calibration_figure(summary, DOCS / f"{name}-calibration.png")
     sizes = [VOCABULARY_LABEL.fullmatch(label) for label in results.get("policies", {})]

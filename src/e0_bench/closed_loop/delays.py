@@ -28,6 +28,7 @@ CHUNKINGS = ("given", "naive", "blend", "ensemble", "wrong")
 it is not. blend: nor is it, and the new chunk fades in over the old one. ensemble: nor is it, and a
 step is the mean of all chunks that reach it, as in ACT (arXiv 2304.13705). wrong: it is given them
 with the opposite sign, to see whether it goes by them or by what it sees."""
+SMOOTHNESS = ("seam", "change_at_seams", "change_elsewhere", "jerk")
 FADING = 0.01  # of a chunk's weight in the mean with each younger one: ACT's
 NOTE = (
     "Success in % with 95 % Wilson intervals. Seam: how far the new chunk's first own step lies "
@@ -206,12 +207,9 @@ def delays_table(rows: Sequence[Mapping[str, Any]]) -> str:
             row["chunking"],
             f"{row['successes']}/{row['episodes']}, {100 * row['rate']:.0f} "
             f"({100 * row['low']:.0f}–{100 * row['high']:.0f})",
-            *(f"{row[name]:.2f}" if name in row else "" for name in _SMOOTHNESS),
+            *(f"{row[name]:.2f}" if name in row else "" for name in SMOOTHNESS),
         ]
         for row in rows
     ]
     head = ["policy", "task", "delay", "execution horizon", "chunking", "success"]
-    return table([*head, *(name.replace("_", " ") for name in _SMOOTHNESS)], cells)
-
-
-_SMOOTHNESS = ("seam", "change_at_seams", "change_elsewhere", "jerk")
+    return table([*head, *(name.replace("_", " ") for name in SMOOTHNESS)], cells)

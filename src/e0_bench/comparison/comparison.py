@@ -20,6 +20,11 @@ import tyro
 from e0_bench.closed_loop.summary import markdown
 from e0_bench.comparison.action_error import kept_action_error
 from e0_bench.comparison.demonstrated import demonstrated_changes
+from e0_bench.comparison.late_chunks import (
+    late_chunks,
+    late_chunks_figure,
+    late_chunks_markdown,
+)
 from e0_bench.comparison.measuring import (
     is_measured,
     measure,
@@ -154,6 +159,9 @@ def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) 
         rows = over_trainings(summary, own)
         results["trainings"] = {"policies": own, "rows": rows}
         trainings_figure(rows, output / "trainings.png")
+        if "delays" in summary:
+            results["late_chunks"] = late_chunks(summary, own)
+            late_chunks_figure(results["late_chunks"], output / "late-chunks.png")
     write_json(output / "comparison.json", results)
     write_text(output / "comparison.md", comparison_markdown(results))
     return results
@@ -180,6 +188,8 @@ def comparison_markdown(results: Mapping[str, Any]) -> str:
     if "demonstrated_changes" in results:
         changes = (f"{name} {size:.2f}" for name, size in results["demonstrated_changes"].items())
         parts += [f"Changes from step to step in demonstrations: {', '.join(changes)}.", ""]
+    if "late_chunks" in results:
+        parts = [late_chunks_markdown(results["late_chunks"]), "", *parts]
     if "trainings" in results:
         parts = [trainings_markdown(results["trainings"]["rows"]), "", *parts]
     return "\n".join(parts)

@@ -1,0 +1,102 @@
+"""What chunks that come late cost, over several trainings of each policy: a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from e0_bench.closed_loop.delays import SMOOTHNESS, Delay
+from e0_bench.figure_style import COLOURS, FAINT, STYLE, save_figure
+from e0_bench.tables import table
+
+NOTE = (
+    "Success in % of each training, and the mean of what smoothness tells over trainings (see "
+    "below). Delay 0: chunks that come at once."
+)
+BETWEEN = ("given", "naive")  # ways that are measured at several delays
+
+
+def late_chunks(summary: Mapping[str, Any], policies: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A row for each policy, task, delay and way of chunking of a benchmark's summary.
+
+    policies: training's label -> policy. rates: success by training. The sizes of `SMOOTHNESS`:
+    means over trainings, missing at delay 0.
+    """
+    rows: dict[tuple[str, str, int, str], dict[str, Any]] = {}
+    for rate in summary["rates"]:
+        delay = Delay(0) if rate["control"] == "none" else Delay.parse(rate["control"])
+        if delay is None or rate["task"] == "all tasks":
+            continue
+        policy = policies[rate["policy"]]
+        key = (policy, rate["task"], delay.steps, delay.chunking if delay.steps else "")
+        named = dict(zip(("policy", "task", "delay", "chunking"), key, strict=True))
+        rows.setdefault(key, named | {"rates": []})["rates"].append(rate["rate"])
+    for row in rows.values():
+        own = [
+            measured
+            for measured in summary["delays"]
+            if policies[measured["policy"]] == row["policy"]
+            and (measured["task"], measured["steps"], measured["chunking"])
+            == (row["task"], row["delay"], row["chunking"])
+        ]
+        row |= {name: fmean(x[name] for x in own) for name in SMOOTHNESS if own}
+    return list(rows.values())
+
+
+def late_chunks_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `late_chunks` as a GitHub Markdown table."""
+    cells = [
+        [
+            row["task"],
+            row["policy"],
+            str(row["delay"]),
+            row["chunking"],
+            ", ".join(f"{100 * rate:.0f}" for rate in row["rates"]),
+            f"{100 * fmean(row['rates']):.0f}",
+            *(f"{row[name]:.2f}" if name in row else "" for name in SMOOTHNESS),
+        ]
+        for row in sorted(rows, key=lambda row: (row["task"], row["policy"], row["delay"]))
+    ]
+    head = ["task", "policy", "delay", "chunking", "success of each", "mean"]
+    head += [name.replace("_", " ") for name in SMOOTHNESS]
+    return "\n\n".join(["## Late chunks, over trainings", table(head, cells), NOTE])
+
+
+def late_chunks_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Success against delay, a panel for each task: a line for each policy and way of chunking that
+    was measured at several delays, through the means of its trainings, which are points."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    lines = [(policy, chunking) for policy in policies for chunking in BETWEEN]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.9 * len(tasks), 3.2), layout="constrained")
+        panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+        for axes, task in zip(panels, tasks, strict=True):
+            for (policy, chunking), colour in zip(lines, COLOURS, strict=False):
+                own = sorted(
+                    (
+                        row
+                        for row in rows
+                        if (row["task"], row["policy"]) == (task, policy)
+                        and row["chunking"] in ("", chunking)
+                    ),
+                    key=lambda row: row["delay"],
+                )
+                delays = [row["delay"] for row in own]
+                shares = [[100 * rate for rate in row["rates"]] for row in own]
+                label = f"{policy}, {chunking}"
+                axes.plot(delays, [fmean(x) for x in shares], "-", color=colour, label=label)
+                for delay, share in zip(delays, shares, strict=True):
+                    axes.plot([delay] * len(share), share, "o", color=colour, ms=4, alpha=0.7)
+            axes.set(title=task, xlabel="delay, control steps", ylim=(-4, 104))
+            axes.set_xticks(sorted({row["delay"] for row in rows}))
+            axes.grid(axis="y", color=FAINT, lw=0.6)
+        panels[0].set_ylabel("success, %")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(lines), fontsize=8)
+        save_figure(figure, path)
