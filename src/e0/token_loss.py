@@ -21,7 +21,7 @@ def token_loss(logits: Tensor, tokens: Tensor, values: Tensor, mean_weight: floa
     """Loss of each token (..., D), of logits (..., D, V), true codes (..., D) and the codes' values
     (D, V), which learn nothing; in float32 also under autocast."""
     with torch.autocast(logits.device.type, enabled=False):
-        return _TokenLoss.apply(logits.float(), tokens, values, mean_weight)  # pyright: ignore[reportReturnType]
+        return _TokenLoss.apply(logits.float(), tokens, values.float(), mean_weight)  # pyright: ignore[reportReturnType]
 
 
 class _TokenLoss(torch.autograd.Function):

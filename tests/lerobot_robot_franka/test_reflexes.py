@@ -61,8 +61,8 @@ def model(directory: Path) -> Path:
 
 def test_within_our_limits_there_is_no_reflex(host: str) -> None:
     arm = Arm(
-        FrankyArm(host, 100.0, realtime=False), FR3, Allowed.of(FR3, 0.05, 0.5),
-        rate=100.0, share=0.3, limit=False,
+        FrankyArm(host, realtime=False), FR3, Allowed.of(FR3, 0.05, 0.5),
+        rate=100.0, velocity_share=0.3, acceleration_share=0.8, limit=False,
     )  # fmt: skip
     arm.start()
     here = arm.state().positions
@@ -75,8 +75,8 @@ def test_within_our_limits_there_is_no_reflex(host: str) -> None:
 
 def test_a_reflex_is_told_and_recovered_from_on_request(host: str) -> None:
     arm = Arm(
-        FrankyArm(host, 100.0, realtime=False), NO_LIMITS, Allowed.of(FR3, 0.0, 9.0),
-        rate=100.0, share=1.0, limit=False,
+        FrankyArm(host, realtime=False), NO_LIMITS, Allowed.of(FR3, 0.0, 9.0),
+        rate=100.0, velocity_share=1.0, acceleration_share=1.0, limit=False,
     )  # fmt: skip
     arm.start()
     here = arm.state().positions

@@ -27,7 +27,10 @@ def trainings_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes = figure.add_subplot()
         for row in usual:
             policy = policies.index(row["policy"])
-            place, colour = group * tasks.index(row["task"]) + policy, COLOURS[policy]
+            place, colour = (
+                group * tasks.index(row["task"]) + policy,
+                COLOURS[policy % len(COLOURS)],
+            )
             shares = [100 * share for share in row["rates"]]
             mean = fmean(shares)
             axes.plot(shares, [place] * len(shares), "o", color=colour, ms=5, alpha=0.75)
@@ -45,8 +48,8 @@ def trainings_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.grid(axis="x", color=FAINT, lw=0.6)
         axes.set_axisbelow(True)
         handles = [
-            Line2D([], [], color=colour, marker="o", ms=5, lw=0)
-            for colour, _ in zip(COLOURS, policies, strict=False)
+            Line2D([], [], color=COLOURS[place % len(COLOURS)], marker="o", ms=5, lw=0)
+            for place in range(len(policies))
         ]
         figure.legend(
             handles, policies, loc="outside upper center", ncols=min(4, len(policies)), fontsize=8

@@ -11,27 +11,30 @@ import numpy as np
 
 from lerobot_robot_franka.drivers import ArmDriver, ArmState
 from lerobot_robot_franka.errors import ControlLostError, FrankaError
-from lerobot_robot_franka.limits import Allowed, ArmLimits
-from lerobot_robot_franka.trajectory import Trajectory
+from lerobot_robot_franka.limits import Allowed, ArmLimits, require_within
+from lerobot_robot_franka.trajectory import Bounds, Trajectory
 
 SLOW = 0.25  # rad/s, of motions to a starting position
+STRETCH = 1.25  # of the time between targets, so that one which comes late finds the arm moving
 LONGEST_INTERVAL = 0.2  # seconds; targets that come later are gone to as if they had come so
-READY_SECONDS = 10.0
+READY_SECONDS, STOP_SECONDS = 10.0, 5.0
+STALE_SECONDS = 1.0  # without a new state
 
 
 class Goal(NamedTuple):
-    """Where to be, since when, and after how many seconds others may follow."""
+    """Where to be, since when, and in how many seconds."""
 
     target: np.ndarray
     asked: float
-    interval: float
+    duration: float
 
 
 class Arm:
     """An arm under control from `start` to `stop`.
 
-    rate: cycles a second. share: of the arm's limits that motions may use. limit: whether unsafe
-    targets are brought to the next safe one, and counted (`limited`), instead of refused.
+    rate: cycles a second. velocity_share, acceleration_share: of the arm's limits that motions may
+    use. limit: whether unsafe targets are brought to the next safe one, and counted (`limited`),
+    instead of refused.
     """
 
     def __init__(
@@ -41,11 +44,18 @@ class Arm:
         allowed: Allowed,
         *,
         rate: float,
-        share: float,
+        velocity_share: float,
+        acceleration_share: float,
         limit: bool,
     ) -> None:
         self._driver, self._limits, self._allowed = driver, limits, allowed
-        self._rate, self._share, self._limit = rate, share, limit
+        self._cycle, self._limit = 1.0 / rate, limit
+        self._bounds = Bounds(
+            allowed.lower,
+            allowed.upper,
+            velocity_share * np.array(limits.velocity),
+            acceleration_share * np.array(limits.acceleration),
+        )
         self.limited = 0
         self.cycle_seconds: deque[float] = deque(maxlen=1000)  # measured, of the last cycles
         self._thread: threading.Thread | None = None
@@ -53,25 +63,26 @@ class Arm:
         self._fault: FrankaError | None = None
         self._goal: Goal | None = None
         self._set_point = np.zeros(0)
-        self._state = ArmState(np.zeros(0), np.zeros(0))
+        self._state, self._state_came = ArmState(np.zeros(0), np.zeros(0)), 0.0
 
     def start(self) -> None:
-        """Take control and hold the present joints. Raises what the driver raises."""
+        """Take control and hold the present joints. Raises what the driver raises, ConnectError for
+        joints where this arm's cannot be, and ControlLostError if nothing comes of it in time."""
         self._fault = self._goal = None
         self._ready.clear()
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="franka arm", daemon=True)
         self._thread.start()
         if not self._ready.wait(READY_SECONDS):
-            raise ControlLostError(f"the arm did not let itself be controlled in {READY_SECONDS} s")
+            raise ControlLostError(
+                f"the arm did not let itself be controlled in {READY_SECONDS:.0f} s"
+            )
         self._raise_fault()
 
     def stop(self) -> None:
-        """Come to rest and give control back; FrankaError if the arm had stopped by itself."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Come to rest and give control back. FrankaError if the arm had stopped by itself or does
+        not answer."""
+        self._end_thread()
         self._raise_fault()
 
     @property
@@ -80,14 +91,19 @@ class Arm:
         return self._thread is not None and self._thread.is_alive() and self._fault is None
 
     def state(self) -> ArmState:
-        """Of the last cycle. Raises ControlLostError once the arm has stopped by itself."""
+        """Of the last cycle. Raises ControlLostError once the arm has stopped by itself, or tells
+        its state no more."""
         self._raise_fault()
+        if (age := time.perf_counter() - self._state_came) > STALE_SECONDS:
+            raise ControlLostError(
+                f"no state came from the arm for {age:.1f} s; it is not answering"
+            )
         return self._state
 
     def aim(self, target: np.ndarray) -> np.ndarray:
         """Go to a target (7,), rad, in about the time until the next one is due; returns what was
         aimed at. Raises UnsafeActionError and ControlLostError."""
-        self._raise_fault()
+        self.state()
         here = self._set_point
         if self._limit:
             safe = self._allowed.limited(target, here)
@@ -97,68 +113,85 @@ class Arm:
             self._allowed.check(target, here)
         now, last = time.perf_counter(), self._goal
         interval = LONGEST_INTERVAL if last is None else now - last.asked
-        self._goal = Goal(target, now, float(np.clip(interval, 1 / self._rate, LONGEST_INTERVAL)))
+        interval = float(np.clip(interval, self._cycle, LONGEST_INTERVAL))
+        self._goal = Goal(target, now, STRETCH * interval)
         return target
 
     def go_slowly(self, target: np.ndarray) -> None:
         """Go to a target (7,) that may be far, and return when the arm is told to be there. Raises
         UnsafeActionError for one out of range, and ControlLostError."""
-        self._raise_fault()
-        self._allowed.check(target, target)
-        seconds = float(np.abs(target - self._set_point).max()) / SLOW + 1 / self._rate
-        self._goal = Goal(target, time.perf_counter(), seconds)
+        self.state()
+        self._allowed.check_range(target)
+        seconds = float(np.abs(target - self._set_point).max()) / SLOW + self._cycle
+        began = time.perf_counter()
+        self._goal = Goal(target, began, seconds)
         while np.abs(target - self._set_point).max() > 1e-3:
-            self._raise_fault()
-            time.sleep(1 / self._rate)
+            self.state()
+            if time.perf_counter() - began > 2 * seconds + STOP_SECONDS:
+                raise ControlLostError(f"the arm did not reach {target} in time")
+            time.sleep(self._cycle)
 
     def recover(self) -> None:
         """Clear what stopped the arm and take control again, holding the present joints. Raises
         ControlLostError if it cannot be cleared."""
-        if self._thread is not None:
-            self._stopping.set()
-            self._thread.join()
+        self._end_thread()
         if not self._driver.recover():
-            raise ControlLostError("the arm did not recover: look at Desk") from self._fault
+            raise ControlLostError("the arm did not recover: look at Desk")
         self.start()
+
+    def _end_thread(self) -> None:
+        self._stopping.set()
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        thread.join(STOP_SECONDS)
+        if thread.is_alive():
+            raise ControlLostError(
+                f"the arm does not answer: it did not come to rest in {STOP_SECONDS:.0f} s as told"
+            )
 
     def _raise_fault(self) -> None:
         if self._fault is not None:
-            raise type(self._fault)(str(self._fault)) from self._fault
+            raise type(self._fault)(str(self._fault))
 
     def _run(self) -> None:
+        fault: FrankaError | None = None
         try:
             self._driver.begin()
             self._follow()
         except FrankaError as error:
-            self._fault = error
+            fault = error
         except Exception as error:
-            self._fault = ControlLostError(
-                f"the arm's connection failed: {error}; disconnect and connect again"
-            )
+            fault = ControlLostError(f"the control thread failed: {type(error).__name__}: {error}")
         try:
             self._driver.stop()
         except FrankaError as error:
-            self._fault = error  # the reason, where the loop only saw that control was lost
-        except Exception as error:
-            self._fault = self._fault or ControlLostError(f"the arm did not stop as told: {error}")
+            fault = error  # the reason, where the loop only saw that control was lost
+        # Without the traceback, which would keep this thread's frames, and so the arm, alive.
+        self._fault = None if fault is None else fault.with_traceback(None)
         self._ready.set()
 
     def _follow(self) -> None:
-        self._state = self._driver.state()
-        self._set_point = self._state.positions
-        trajectory = Trajectory(self._limits, self._share, self._rate, self._set_point)
-        self._ready.set()
+        start = self._driver.state()
+        require_within(self._limits, start.positions)
+        trajectory = Trajectory(self._bounds, self._cycle, start.positions)
+        self._set_point = start.positions
         going: Goal | None = None
-        before = time.perf_counter()
+        before = due = time.perf_counter()
         while not self._stopping.is_set():
-            if not self._driver.tick():
-                raise ControlLostError("the arm stopped by itself")
+            # Cycles that were lost are not made up for: set points would jump.
+            due = max(due + self._cycle, time.perf_counter())
+            time.sleep(max(0.0, due - time.perf_counter()))
             now, goal = time.perf_counter(), self._goal
+            if not self._driver.in_control():
+                raise ControlLostError("the arm stopped by itself")
             if goal is not None and goal is not going:
-                trajectory.aim(goal.target, now, goal.interval)
+                trajectory.aim(goal.target, now, goal.duration)
                 going = goal
             position, velocity = trajectory.step(now)
             self._driver.follow(position, velocity)
-            self._set_point, self._state = position, self._driver.state()
+            self._state, self._set_point = self._driver.state(), position
+            self._state_came = time.perf_counter()
             self.cycle_seconds.append(now - before)
             before = now
+            self._ready.set()

@@ -7,6 +7,17 @@ from lerobot.robots.config import RobotConfig
 
 from lerobot_robot_franka.limits import ARMS, JOINTS
 
+BOUNDS = {
+    "control_rate": (50.0, 1000.0),
+    "velocity_share": (0.01, 1.0),
+    "acceleration_share": (0.01, 1.0),
+    "margin": (0.0, 0.5),
+    "max_step": (0.01, 1.0),
+    "gripper_speed": (0.01, 0.2),
+    "gripper_force": (1.0, 70.0),
+    "gripper_dead_band": (0.0, 0.9),
+}
+
 
 @RobotConfig.register_subclass("franka")
 @dataclass(kw_only=True)
@@ -18,9 +29,10 @@ class FrankaConfig(RobotConfig):
     simulators. velocities: observe `joint_1.vel` to `joint_7.vel`, rad/s, as well.
 
     start_position: joints (rad) to go to slowly when connecting; where the arm is, if None.
-    margin: rad at both ends of each joint's range that are never used. share: of the arm's velocity
-    and acceleration that motions may use. max_step: rad that a joint's action may lie from where it
-    is told to be. unsafe_actions: "refuse", or "limit" to the next safe one.
+    margin: rad at both ends of each joint's range that are never used. velocity_share,
+    acceleration_share: of the arm's limits that motions may use. max_step: rad that a joint's
+    action may lie from where it is told to be. unsafe_actions: "refuse", or "limit" to the next
+    safe one.
 
     gripper_speed in m/s, gripper_force in N, gripper_dead_band of the opening, 0 to 1.
     """
@@ -34,7 +46,8 @@ class FrankaConfig(RobotConfig):
     start_position: list[float] | None = None
     control_rate: float = 100.0
     margin: float = 0.05
-    share: float = 0.3
+    velocity_share: float = 0.3
+    acceleration_share: float = 0.8
     max_step: float = 0.3
     unsafe_actions: str = "refuse"
     gripper_speed: float = 0.1
@@ -51,17 +64,9 @@ class FrankaConfig(RobotConfig):
             raise ValueError(
                 f"unsafe_actions must be 'refuse' or 'limit', got {self.unsafe_actions!r}"
             )
-        for name in ("control_rate", "max_step", "gripper_speed", "gripper_force"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie above 0 and be at most 1, got {self.share}")
-        if not 0 <= self.margin < 0.5:
-            raise ValueError(f"margin must be from 0 to below 0.5 rad, got {self.margin}")
-        if not 0 <= self.gripper_dead_band < 1:
-            raise ValueError(
-                f"gripper_dead_band must be from 0 to below 1, got {self.gripper_dead_band}"
-            )
+        for name, (low, high) in BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be from {low} to {high}, got {getattr(self, name)}")
         if self.start_position is not None and len(self.start_position) != JOINTS:
             raise ValueError(
                 f"start_position must be {JOINTS} joints, got {len(self.start_position)}"

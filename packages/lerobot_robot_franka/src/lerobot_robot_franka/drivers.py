@@ -7,12 +7,13 @@ franky-sim, is driven by the same code.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lerobot_robot_franka.errors import ConnectError, ControlLostError
+from lerobot_robot_franka.errors import ConnectError, ControlLostError, GripperCommandError
 
 STIFFNESS = np.array([600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0])  # Nm/rad, franky's example
 MAXIMUM_WIDTH = 0.08  # metres, of the Franka Hand
@@ -27,14 +28,15 @@ class ArmState(NamedTuple):
 
 
 class ArmDriver(Protocol):
-    """An arm that follows joint targets. Every method but `recover` is called by one thread."""
+    """An arm that follows joint targets. One thread calls all but `recover` and `close`. Every
+    method raises ControlLostError where the arm does not answer."""
 
     def begin(self) -> None:
         """Take control, and hold the present joints. Raises ConnectError."""
         ...
 
-    def tick(self) -> bool:
-        """Wait for the next cycle; False once control is lost."""
+    def in_control(self) -> bool:
+        """Whether the arm still does what it is told."""
         ...
 
     def follow(self, positions: np.ndarray, velocities: np.ndarray) -> None:
@@ -51,71 +53,91 @@ class ArmDriver(Protocol):
         """Clear what stopped the arm, if it can be cleared; nothing moves."""
         ...
 
+    def close(self) -> None:
+        """Let others connect."""
+        ...
+
 
 class GripperDriver(Protocol):
-    """A gripper; all methods may block as long as a motion takes. Widths in metres."""
+    """A gripper; all methods may block as long as a motion takes, and raise ControlLostError where
+    it does not answer. Widths in metres."""
 
     def width(self) -> float: ...
 
-    def move(self, width: float) -> None: ...
+    def move(self, width: float) -> None:
+        """Open or close without force. Raises GripperCommandError."""
+        ...
 
     def grasp(self, width: float) -> None:
-        """Close to a width, or upon what is in the way, and keep pressing it."""
+        """Close to a width, or upon what is in the way, and keep pressing it. Raises
+        GripperCommandError."""
+        ...
+
+    def close(self) -> None:
+        """Let others connect."""
         ...
 
 
 class FrankyArm:
-    """An arm by franky's joint impedance tracker, `rate` cycles a second.
+    """An arm by franky's joint impedance tracker.
 
     realtime: whether the machine's kernel must be a real-time one, as it must for a real arm.
     Raises ConnectError.
     """
 
-    def __init__(self, host: str, rate: float, realtime: bool) -> None:
+    def __init__(self, host: str, realtime: bool) -> None:
         import franky
 
         config = franky.RealtimeConfig.Enforce if realtime else franky.RealtimeConfig.Ignore
-        self._franky, self._period = franky, 1.0 / rate
-        self._robot = connected(
-            host, lambda: franky.Robot(host, realtime_config=config), franky.Exception
-        )
+        self._franky = franky
+        self._robot: Any = connected(host, lambda: franky.Robot(host, realtime_config=config))
         self._tracker: Any = None
 
     def begin(self) -> None:
         """See `ArmDriver`."""
         try:
-            self._tracker = self._franky.JointImpedanceTracker(
-                self._robot, stiffness=STIFFNESS, period=self._period
-            )
+            self._tracker = self._franky.JointImpedanceTracker(self._robot, stiffness=STIFFNESS)
         except self._franky.Exception as error:
-            raise ConnectError(f"{_why(error)}: {error}") from error
+            raise ConnectError(f"{_why(error)}: {error}") from None
 
-    def tick(self) -> bool:
+    def in_control(self) -> bool:
         """See `ArmDriver`."""
-        return self._tracker.tick() is not None
+        with self._told():
+            return bool(self._robot.is_in_control)
 
     def follow(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         """See `ArmDriver`."""
-        self._tracker.set_target(positions, velocities)
+        with self._told():
+            self._tracker.set_target(positions, velocities)
 
     def state(self) -> ArmState:
         """See `ArmDriver`."""
-        state = self._robot.current_joint_state
-        return ArmState(np.asarray(state.position), np.asarray(state.velocity))
+        with self._told():
+            state = self._robot.current_joint_state
+        return ArmState(np.array(state.position), np.array(state.velocity))
 
     def stop(self) -> None:
         """See `ArmDriver`."""
-        if self._tracker is None:
-            return
-        tracker, self._tracker = self._tracker, None
-        try:
-            tracker.stop()
-        except self._franky.Exception as error:
-            raise ControlLostError(f"the arm stopped by itself: {error}") from error
+        if self._tracker is not None:
+            tracker, self._tracker = self._tracker, None
+            with self._told():
+                tracker.stop()
 
     def recover(self) -> bool:
         """See `ArmDriver`."""
-        return bool(self._robot.recover_from_errors())
+        with self._told():
+            return bool(self._robot.recover_from_errors())
+
+    def close(self) -> None:
+        """See `ArmDriver`."""
+        self._tracker = self._robot = None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self._franky.Exception as error:
+            raise ControlLostError(f"the arm stopped by itself: {error}") from None
 
 
 class FrankyHand:
@@ -124,9 +146,12 @@ class FrankyHand:
     def __init__(self, host: str, speed: float, force: float) -> None:
         import franky
 
-        self._gripper = connected(host, lambda: franky.Gripper(host), franky.Exception)
+        self._franky = franky
+        self._gripper: Any = connected(host, lambda: franky.Gripper(host))
         self._speed, self._force = speed, force
-        if self._gripper.max_width < 0.01:
+        with self._told():
+            homed = self._gripper.max_width > 0.01
+        if not homed:
             raise ConnectError(
                 "the gripper has not been homed since it was switched on: home it in Desk, or with "
                 f"franky.Gripper({host!r}).homing()"
@@ -134,30 +159,50 @@ class FrankyHand:
 
     def width(self) -> float:
         """See `GripperDriver`."""
-        return float(self._gripper.width)
+        with self._told():
+            return float(self._gripper.width)
 
     def move(self, width: float) -> None:
         """See `GripperDriver`."""
-        self._gripper.move(width, self._speed)
+        with self._told():
+            done = self._gripper.move(width, self._speed)
+        if not done:
+            raise GripperCommandError(f"the gripper did not open or close to {width:.3f} m")
 
     def grasp(self, width: float) -> None:
         """See `GripperDriver`. Whatever width it ends at counts as grasped."""
-        self._gripper.grasp(
-            width, self._speed, self._force,
-            epsilon_inner=MAXIMUM_WIDTH, epsilon_outer=MAXIMUM_WIDTH,
-        )  # fmt: skip
+        with self._told():
+            self._gripper.grasp(
+                width, self._speed, self._force,
+                epsilon_inner=MAXIMUM_WIDTH, epsilon_outer=MAXIMUM_WIDTH,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """See `GripperDriver`."""
+        self._gripper = None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self._franky.CommandException as error:
+            raise GripperCommandError(f"the gripper refused a command: {error}") from None
+        except (self._franky.Exception, self._franky.GripperException) as error:
+            raise ControlLostError(
+                f"the gripper's connection failed: {error}; disconnect and connect again"
+            ) from None
 
 
-def connected[T](host: str, connect: Callable[[], T], failures: type[Exception]) -> T:
+def connected[T](host: str, connect: Callable[[], T]) -> T:
     """What `connect` gives, where it gives it in time: libfranka waits for ever for an arm that
     another program controls. Raises ConnectError."""
-    done: list[T | Exception] = []
+    done: list[T | BaseException] = []
 
     def run() -> None:
         try:
             done.append(connect())
-        except failures as error:
-            done.append(error)
+        except BaseException as error:
+            done.append(error.with_traceback(None))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -166,8 +211,8 @@ def connected[T](host: str, connect: Callable[[], T], failures: type[Exception])
         raise ConnectError(
             f"{host} did not answer in {CONNECT_SECONDS:.0f} s: is another program connected to it?"
         )
-    if isinstance(done[0], Exception):
-        raise ConnectError(f"{_why(done[0])} ({host}): {done[0]}") from done[0]
+    if isinstance(done[0], BaseException):
+        raise ConnectError(f"{_why(done[0])} ({host}): {done[0]}")
     return done[0]
 
 
@@ -180,9 +225,8 @@ HINTS = {
 """What to do, by words of libfranka's messages."""
 
 
-def _why(error: Exception) -> str:
-    name = type(error).__name__
-    text = f"{name} {error}"
+def _why(error: BaseException) -> str:
+    text = f"{type(error).__name__} {error}"
     for words, hint in HINTS.items():
         if words.lower() in text.lower():
             return hint

@@ -16,3 +16,7 @@ class ControlLostError(FrankaError):
 
 class UnsafeActionError(FrankaError, ValueError):
     """An action that the arm must not be sent; nothing of it was."""
+
+
+class GripperCommandError(FrankaError):
+    """The gripper did not carry out one command; it takes others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +39,7 @@ class Franka(Robot):
         self.cameras = make_cameras_from_configs(config.cameras)
         self.arm: Arm | None = None
         self.gripper: Gripper | None = None
+        self._open = ExitStack()  # of what disconnect closes
 
     @cached_property
     def action_features(self) -> dict[str, type]:
@@ -57,9 +59,9 @@ class Franka(Robot):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the arm is under control and all cameras run."""
-        arm = self.arm is not None and self.arm.running
-        return arm and all(camera.is_connected for camera in self.cameras.values())
+        """From `connect` to `disconnect`. An arm that has stopped by itself is still connected, so
+        that LeRobot's programs release it."""
+        return self.arm is not None
 
     @property
     def is_calibrated(self) -> bool:
@@ -81,24 +83,31 @@ class Franka(Robot):
         try:
             for camera in self.cameras.values():
                 camera.connect()
+                self._open.callback(camera.disconnect)
             if config.gripper:
                 hand = FrankyHand(config.host, config.gripper_speed, config.gripper_force)
+                self._open.callback(hand.close)
                 self.gripper = Gripper(hand, config.gripper_dead_band)
                 self.gripper.start()
-            driver = FrankyArm(config.host, config.control_rate, config.realtime)
+                self._open.callback(self.gripper.stop)
+            driver = FrankyArm(config.host, config.realtime)
+            self._open.callback(driver.close)
             self.arm = Arm(
                 driver,
                 limits,
                 Allowed.of(limits, config.margin, config.max_step),
                 rate=config.control_rate,
-                share=config.share,
+                velocity_share=config.velocity_share,
+                acceleration_share=config.acceleration_share,
                 limit=config.unsafe_actions == "limit",
             )
+            self._open.callback(self.arm.stop)
             self.arm.start()
             if config.start_position is not None:
                 self.arm.go_slowly(np.array(config.start_position, dtype=float))
         except BaseException:
-            self._release()
+            with suppress(Exception):  # the first error is the one that tells
+                self._release()
             raise
 
     def get_observation(self) -> dict[str, Any]:
@@ -123,32 +132,34 @@ class Franka(Robot):
             raise UnsafeActionError(
                 f"the action lacks {', '.join(missing)}; it has {', '.join(action) or 'nothing'}"
             )
-        target = np.array([float(action[f"{name}.pos"]) for name in JOINT_NAMES])
-        opening = float(action[GRIPPER]) if self.gripper is not None else None
-        if opening is not None:
+        values = {name: _number(name, action[name]) for name in self.action_features}
+        if self.gripper is not None:
+            self.gripper.opening()  # raises, where it failed, before the arm moves
+            opening = values[GRIPPER]
             if not -SLACK <= opening <= 1 + SLACK:
                 raise UnsafeActionError(
                     f"{GRIPPER} must lie between 0, closed, and 1, open; got {opening}"
                 )
-            opening = min(1.0, max(0.0, opening))
-        sent = arm.aim(target)
-        done = {f"{name}.pos": float(value) for name, value in zip(JOINT_NAMES, sent, strict=True)}
-        if self.gripper is not None and opening is not None:
-            self.gripper.aim(opening)
-            done[GRIPPER] = opening
-        return done
+            values[GRIPPER] = min(1.0, max(0.0, opening))
+        names = [f"{name}.pos" for name in JOINT_NAMES]
+        sent = arm.aim(np.array([values[name] for name in names]))
+        if self.gripper is not None:
+            self.gripper.aim(values[GRIPPER])
+        return values | {name: float(value) for name, value in zip(names, sent, strict=True)}
 
     def recover(self) -> None:
-        """After ControlLostError: clear what stopped the arm and hold where it is."""
-        if self.arm is None:
-            raise DeviceNotConnectedError(f"{self} is not connected")
-        self.arm.recover()
+        """After ControlLostError: clear what stopped the arm and hold where it is. Raises
+        ControlLostError where only a new connection helps."""
+        arm = self._connected()
+        if self.gripper is not None and not self.gripper.running:
+            self.gripper.stop()
+            self.gripper.start()
+        arm.recover()
 
     def disconnect(self) -> None:
         """Come to rest, give control back, close cameras. Raises ControlLostError, once all is
         released, if the arm had stopped by itself."""
-        if self.arm is None:
-            raise DeviceNotConnectedError(f"{self} is not connected")
+        self._connected()
         self._release()
 
     def _connected(self) -> Arm:
@@ -157,14 +168,18 @@ class Franka(Robot):
         return self.arm
 
     def _release(self) -> None:
-        arm, gripper = self.arm, self.gripper
+        opened, self._open = self._open, ExitStack()
         self.arm = self.gripper = None
+        opened.close()  # goes on after an error, which it raises at the end
+
+
+def _number(name: str, value: Any) -> float:
+    """A number, or an array or tensor of one. UnsafeActionError for anything else."""
+    if hasattr(value, "item") and getattr(value, "size", 1) != 0:
         try:
-            if arm is not None:
-                arm.stop()
-        finally:
-            if gripper is not None:
-                gripper.stop()
-            for camera in self.cameras.values():
-                if camera.is_connected:
-                    camera.disconnect()
+            value = value.item()
+        except (ValueError, RuntimeError):
+            value = None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnsafeActionError(f"{name} must be one number, got {type(value).__name__}")
+    return float(value)

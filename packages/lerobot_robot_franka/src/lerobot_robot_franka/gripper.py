@@ -3,19 +3,31 @@ one waits, and widths are read between them."""
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from lerobot_robot_franka.drivers import MAXIMUM_WIDTH, GripperDriver
-from lerobot_robot_franka.errors import ControlLostError, UnsafeActionError
+from lerobot_robot_franka.errors import (
+    ControlLostError,
+    FrankaError,
+    GripperCommandError,
+    UnsafeActionError,
+)
+
+logger = logging.getLogger(__name__)
 
 READ_SECONDS = 0.1  # between two readings of a gripper at rest
+STOP_SECONDS = 5.0
+HELD = 0.03  # openings that the fingers stay wider than they were told, by what they hold
 
 
 class Gripper:
     """A gripper from `start` to `stop`. Openings are 0, closed, to 1, open.
 
     dead_band: changes of the opening that are not worth a command, which the hand takes half a
-    second for. Narrower openings are grasped, with force; wider ones are moved to.
+    second for. What is narrower than the fingers are is grasped, with force; what is wider is moved
+    to. While something is held, openings that are no wider than it change nothing. A command that
+    fails is logged and counted (`failed`).
     """
 
     def __init__(self, driver: GripperDriver, dead_band: float) -> None:
@@ -23,32 +35,41 @@ class Gripper:
         self._change = threading.Condition()
         self._wanted: float | None = None
         self._stopping = False
-        self._fault: Exception | None = None
+        self._fault: FrankaError | None = None
         self._thread: threading.Thread | None = None
         self._opening = self._commanded = 0.0
+        self._grasping = False
+        self.failed = 0
 
     def start(self) -> None:
-        """Read the width and begin to take commands."""
+        """Read the width and begin to take commands. Raises ControlLostError."""
         self._opening = self._commanded = self._driver.width() / MAXIMUM_WIDTH
-        self._stopping, self._fault, self._wanted = False, None, None
+        self._stopping, self._fault, self._wanted, self._grasping = False, None, None, False
         self._thread = threading.Thread(target=self._run, name="franka gripper", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the running command and take no more."""
+        """Finish the running command and take no more. Raises ControlLostError for a gripper that
+        does not answer."""
         with self._change:
             self._stopping = True
             self._change.notify()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(STOP_SECONDS)
+            if thread.is_alive():
+                raise ControlLostError(f"the gripper did not answer for {STOP_SECONDS:.0f} s")
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes commands."""
+        return self._fault is None and self._thread is not None
 
     def opening(self) -> float:
-        """As last read. Raises ControlLostError if the gripper's connection failed."""
+        """As last read: during a motion that before it. Raises ControlLostError if the gripper's
+        connection failed."""
         if self._fault is not None:
-            raise ControlLostError(
-                f"the gripper's connection failed: {self._fault}; disconnect and connect again"
-            )
+            raise type(self._fault)(str(self._fault))
         return self._opening
 
     def aim(self, opening: float) -> None:
@@ -67,22 +88,29 @@ class Gripper:
                     self._change.wait_for(lambda: self._stopping or self._is_news(), READ_SECONDS)
                     wanted = self._wanted if self._is_news() else None
                 if wanted is not None and not self._stopping:
-                    self._command(wanted, closing=wanted < self._commanded)
-                    self._commanded = wanted
+                    self._command(wanted)
                 self._opening = min(1.0, max(0.0, self._driver.width() / MAXIMUM_WIDTH))
+        except FrankaError as error:
+            self._fault = error.with_traceback(None)
         except Exception as error:
-            self._fault = error
+            self._fault = ControlLostError(f"the gripper's thread failed: {error}")
 
     def _is_news(self) -> bool:
         wanted, last = self._wanted, self._commanded
         if wanted is None or wanted == last:
             return False
+        held = self._grasping and self._opening > last + HELD
+        if held and wanted <= self._opening:
+            return False
         # The ends are worth a command from however near: what is almost closed holds nothing.
         return abs(wanted - last) >= self._dead_band or wanted in (0.0, 1.0)
 
-    def _command(self, opening: float, closing: bool) -> None:
-        width = opening * MAXIMUM_WIDTH
-        if closing:
-            self._driver.grasp(width)
-        else:
-            self._driver.move(width)
+    def _command(self, opening: float) -> None:
+        closing = opening < self._opening
+        self._commanded, self._grasping = opening, closing
+        try:
+            (self._driver.grasp if closing else self._driver.move)(opening * MAXIMUM_WIDTH)
+        except GripperCommandError as error:
+            self.failed += 1
+            self._grasping = False
+            logger.warning("%s", error)

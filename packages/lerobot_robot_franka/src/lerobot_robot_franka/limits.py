@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lerobot_robot_franka.errors import UnsafeActionError
+from lerobot_robot_franka.errors import ConnectError, UnsafeActionError
 
 JOINTS = 7
+NOISE = 2e-3  # rad; positions are measured
 JOINT_NAMES = tuple(f"joint_{number}" for number in range(1, JOINTS + 1))
 
 
@@ -61,19 +62,11 @@ class Allowed:
 
     def check(self, target: np.ndarray, present: np.ndarray) -> None:
         """Raise UnsafeActionError, naming the joint, for a target (7,) that is NaN or infinite, out
-        of range, or too far from `present` (7,)."""
+        of range (and further out than `present`), or too far from `present` (7,)."""
         if target.shape != (JOINTS,):
             raise UnsafeActionError(f"a target needs {JOINTS} joints, got shape {target.shape}")
-        for place, name in enumerate(JOINT_NAMES):
-            value, here = float(target[place]), float(present[place])
-            low, high = float(self.lower[place]), float(self.upper[place])
-            if not np.isfinite(value):
-                raise UnsafeActionError(f"{name}.pos is {value}: the action holds no number")
-            if not low <= value <= high:
-                raise UnsafeActionError(
-                    f"{name}.pos = {value:.3f} rad is outside {low:.3f} to {high:.3f}, the joint's "
-                    "range less the margin"
-                )
+        self.check_range(target, present)
+        for name, value, here in zip(JOINT_NAMES, target, present, strict=True):
             if abs(value - here) > self.max_step:
                 raise UnsafeActionError(
                     f"{name}.pos = {value:.3f} rad is {abs(value - here):.3f} away from "
@@ -81,10 +74,38 @@ class Allowed:
                     f"{self.max_step}. Is the action absolute, in radians, and of this robot?"
                 )
 
+    def check_range(self, target: np.ndarray, present: np.ndarray | None = None) -> None:
+        """Raise UnsafeActionError for a target (7,) that is NaN or infinite, or out of range; a
+        joint that already is may stay where it is at `present` (7,), or come back."""
+        low, high = self.lower, self.upper
+        if present is not None:
+            low, high = np.minimum(low, present - NOISE), np.maximum(high, present + NOISE)
+        for place, name in enumerate(JOINT_NAMES):
+            value = float(target[place])
+            if not np.isfinite(value):
+                raise UnsafeActionError(f"{name}.pos is {value}: the action holds no number")
+            if not low[place] <= value <= high[place]:
+                raise UnsafeActionError(
+                    f"{name}.pos = {value:.3f} rad is outside {self.lower[place]:.3f} to "
+                    f"{self.upper[place]:.3f}, the joint's range less the margin"
+                )
+
     def limited(self, target: np.ndarray, present: np.ndarray) -> np.ndarray:
-        """The target (7,) brought into range and to within `max_step` of `present`, which must be
-        in range itself. Raises UnsafeActionError for NaN and infinity."""
+        """The target (7,) brought into range, and no further than `max_step` from `present`. Raises
+        UnsafeActionError for NaN and infinity."""
         if not np.isfinite(target).all():
-            self.check(target, present)
-        near = np.clip(target, present - self.max_step, present + self.max_step)
-        return np.clip(near, self.lower, self.upper)
+            self.check_range(target)
+        inside = np.clip(target, self.lower, self.upper)
+        return np.clip(inside, present - self.max_step, present + self.max_step)
+
+
+def require_within(limits: ArmLimits, positions: np.ndarray) -> None:
+    """Raise ConnectError for an arm whose joints (7,) lie where this arm's cannot be."""
+    for name, value, low, high in zip(
+        JOINT_NAMES, positions, limits.lower, limits.upper, strict=True
+    ):
+        if not low - NOISE <= value <= high + NOISE:
+            raise ConnectError(
+                f"{name} is at {value:.3f} rad, outside its range of {low} to {high}: is "
+                "--robot.arm right? Otherwise move the arm by hand"
+            )

@@ -1,9 +1,9 @@
 """From targets that come ten to thirty times a second to set points a hundred times a second.
 
-The aim moves to the newest target in a straight line, in a quarter more time than there was
-between the last two, so that one which comes a little late finds it still moving; it is behind by
-that much, and rests at the last target when no more come. Set points follow the aim within limits
-of velocity and acceleration: never faster than they can brake before they are there.
+The aim moves to the newest target in a straight line. Set points follow it within limits of
+velocity and acceleration, and are never so fast that they could not stop within the joints' range.
+Where targets cease while the arm is fast, it goes as far beyond the last one as it takes to stop,
+and comes back.
 
 All vectors (7,), radians and seconds.
 """
@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lerobot_robot_franka.limits import JOINTS, ArmLimits
+from lerobot_robot_franka.limits import JOINTS
 
-STRETCH = 1.25
 RESPONSE = 15.0  # 1/s: how fast what is left to the aim is made up for
 BRAKING = 0.8  # share of the acceleration that braking counts on, as time comes in steps
 
@@ -38,31 +37,44 @@ class Line(NamedTuple):
         return self.start + max(done, 0.0) * way, way / self.duration
 
 
+class Bounds(NamedTuple):
+    """What set points keep to, each (7,): the range of positions, velocity and acceleration."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    velocity: np.ndarray
+    acceleration: np.ndarray
+
+
 class Trajectory:
-    """Set points that begin at rest at `start` and follow the aim.
+    """Set points that begin at rest at `start` and follow the aim, one each `cycle` seconds."""
 
-    share: of the arm's velocity and acceleration that may be used.
-    """
-
-    def __init__(self, limits: ArmLimits, share: float, rate: float, start: np.ndarray) -> None:
-        self._cycle = 1.0 / rate
-        self._fastest = share * np.array(limits.velocity)
-        self._acceleration = share * np.array(limits.acceleration)
+    def __init__(self, bounds: Bounds, cycle: float, start: np.ndarray) -> None:
+        self._bounds, self._cycle = bounds, cycle
+        self._lower = np.minimum(bounds.lower, start)
+        self._upper = np.maximum(bounds.upper, start)
         self._position, self._velocity = start.copy(), np.zeros(JOINTS)
         self._line = Line(start, start, 0.0, 1.0)
 
-    def aim(self, target: np.ndarray, now: float, interval: float) -> None:
-        """Go to a target while others may follow, after such an interval each."""
-        self._line = Line(self._line.at(now)[0], target, now, STRETCH * interval)
+    def aim(self, target: np.ndarray, now: float, duration: float) -> None:
+        """Go to a target in so many seconds."""
+        self._line = Line(self._line.at(now)[0], target, now, duration)
 
     def step(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """The set point of the next cycle, and its velocity."""
         aim, speed = self._line.at(now)
         left = aim - self._position
-        stoppable = np.sqrt(2 * BRAKING * self._acceleration * np.abs(left))
-        wanted = speed + np.clip(RESPONSE * left, -stoppable, stoppable)
-        wanted = np.clip(wanted, -self._fastest, self._fastest)
-        change = self._acceleration * self._cycle
+        wanted = speed + np.clip(RESPONSE * left, -self._stopping(left), self._stopping(left))
+        fastest = self._bounds.velocity
+        down = np.minimum(fastest, self._stopping(self._position - self._lower))
+        up = np.minimum(fastest, self._stopping(self._upper - self._position))
+        wanted = np.clip(wanted, -down, up)
+        change = self._bounds.acceleration * self._cycle
         self._velocity = self._velocity + np.clip(wanted - self._velocity, -change, change)
-        self._position = self._position + self._velocity * self._cycle
+        reached = self._position + self._velocity * self._cycle
+        self._position = np.clip(reached, self._lower, self._upper)
         return self._position, self._velocity
+
+    def _stopping(self, distance: np.ndarray) -> np.ndarray:
+        """The velocity from which the arm can stop within a distance."""
+        return np.sqrt(2 * BRAKING * self._bounds.acceleration * np.abs(distance))
