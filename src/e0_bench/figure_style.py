@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from e0_bench.files import write_bytes
@@ -41,6 +43,17 @@ def page_style(ink: str) -> dict[Any, Any]:
         "svg.hashsalt": "e0",
         "text.parse_math": False,
     }
+
+
+def group_by_task(axes: Axes, tasks: Sequence[str], size: int) -> None:
+    """Name groups of `size` rows after tasks, from the top, with an empty row and a line between
+    them: row r of task i is at y = i (size + 1) + r."""
+    group = size + 1
+    axes.set_yticks([group * i + (size - 1) / 2 for i in range(len(tasks))], tasks)
+    for i in range(1, len(tasks)):
+        axes.axhline(group * i - 1, color=FAINT, lw=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(group * len(tasks) - 1.3, -0.7)
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 160) -> None:

@@ -17,7 +17,7 @@ import pytest
 from lerobot_robot_franka.arm import Arm
 from lerobot_robot_franka.drivers import FrankyArm
 from lerobot_robot_franka.errors import ControlLostError
-from lerobot_robot_franka.limits import FR3, JOINTS, Allowed
+from lerobot_robot_franka.limits import FR3, JOINTS, Allowed, ArmLimits
 
 PEER = Path(__file__).parents[2] / ".peers" / "franka-sim" / "bin"
 NO_LIMITS = replace(FR3, velocity=(1e6,) * JOINTS, acceleration=(1e9,) * JOINTS)
@@ -59,12 +59,15 @@ def model(directory: Path) -> Path:
     return path
 
 
-def test_within_our_limits_there_is_no_reflex(host: str) -> None:
-    arm = Arm(
-        FrankyArm(host, realtime=False), FR3, Allowed.of(FR3, 0.05, 0.5),
-        rate=100.0, velocity_share=0.3, acceleration_share=0.8, limit=False,
-    )  # fmt: skip
+def started(host: str, limits: ArmLimits, max_step: float, **shares: float) -> Arm:
+    driver, allowed = FrankyArm(host, realtime=False), Allowed.of(FR3, 0.05, max_step)
+    arm = Arm(driver, limits, allowed, rate=100.0, limit=False, **shares)
     arm.start()
+    return arm
+
+
+def test_within_our_limits_there_is_no_reflex(host: str) -> None:
+    arm = started(host, FR3, max_step=0.5, velocity_share=0.3, acceleration_share=0.8)
     here = arm.state().positions
     for far in (0.4, 0.0, 0.4):  # as far as a policy may jump
         arm.aim(here + far * np.array([1, 0, 0, 0, 0, 0, 1]))
@@ -74,11 +77,7 @@ def test_within_our_limits_there_is_no_reflex(host: str) -> None:
 
 
 def test_a_reflex_is_told_and_recovered_from_on_request(host: str) -> None:
-    arm = Arm(
-        FrankyArm(host, realtime=False), NO_LIMITS, Allowed.of(FR3, 0.0, 9.0),
-        rate=100.0, velocity_share=1.0, acceleration_share=1.0, limit=False,
-    )  # fmt: skip
-    arm.start()
+    arm = started(host, NO_LIMITS, max_step=9.0, velocity_share=1.0, acceleration_share=1.0)
     here = arm.state().positions
     arm.aim(here + np.array([0, 0, 0, 0, 0, 0.8, 0]))
     with pytest.raises(ControlLostError, match=r"aborted by reflex.*violation"):

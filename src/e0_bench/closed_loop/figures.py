@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from e0_bench.figure_style import COLOURS, FAINT, INK, STYLE, save_figure
+from e0_bench.figure_style import COLOURS, FAINT, INK, STYLE, group_by_task, save_figure
 from e0_bench.statistics import Rate
 
 MARKERS = {"none": "o", "blackout": "s", "instruction": "D"}
@@ -46,11 +46,7 @@ def success_figure(summary: dict[str, Any], path: Path) -> None:
                 1.03, place, f"{rate.successes}/{rate.episodes}", va="center", fontsize=7.5,
                 transform=axes.get_yaxis_transform(),
             )  # fmt: skip
-        axes.set_yticks([gap * i + (size - 1) / 2 for i in range(len(tasks))], tasks)
-        for i in range(1, len(tasks)):
-            axes.axhline(gap * i - 1, color=FAINT, lw=0.8)
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(gap * len(tasks) - 1.3, -0.7)
+        group_by_task(axes, tasks, size)
         _percent_axis(axes)
         _legends(figure, policies, controls)
         save_figure(figure, path)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from lerobot.datasets import LeRobotDatasetMetadata
-
-from lerobot_policy_e0.columns import data_files
 
 
 def demonstrated_changes(dataset: Path) -> dict[str, float]:
     """By task of a LeRobotDataset: the mean size of the change from one action to the next within
     its episodes. Sizes are root mean squares over dimensions, in deviations of all actions, as in
     `LateChunks.smoothness`; dimensions that never change are left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from lerobot.datasets import LeRobotDatasetMetadata
+
+    from lerobot_policy_e0.columns import data_files
+
     meta = LeRobotDatasetMetadata(f"local/{dataset.name}", root=dataset)
     columns = ["action", "episode_index", "task_index"]
     frames = pa.concat_tables(pq.read_table(file, columns=columns) for file in data_files(meta))

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from e0_bench.figure_style import COLOURS, FAINT, STYLE, save_figure
+from e0_bench.figure_style import COLOURS, FAINT, STYLE, group_by_task, save_figure
 
 ROW = 0.22  # inches for one policy
 
@@ -39,11 +39,7 @@ def trainings_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 1.03, place, f"{mean:.0f} %", va="center", fontsize=7.5,
                 transform=axes.get_yaxis_transform(),
             )  # fmt: skip
-        axes.set_yticks([group * i + (group - 2) / 2 for i in range(len(tasks))], tasks)
-        for i in range(1, len(tasks)):
-            axes.axhline(group * i - 1, color=FAINT, lw=0.8)
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(group * len(tasks) - 1.3, -0.7)
+        group_by_task(axes, tasks, len(policies))
         axes.set(xlim=(-2, 102), xlabel="success, % (points: trainings; line: their mean)")
         axes.grid(axis="x", color=FAINT, lw=0.6)
         axes.set_axisbelow(True)
