@@ -58,6 +58,7 @@ class PolicySettings:
     rtc_training_max_delay: the most first steps of a chunk that training gives, see `e0.prefix`.
     time_distribution: of e0, flow, hybrid and dfm, see `e0.training_times`. temperature: of e0,
     masked, dfm and autoregressive. confidence_noise, remask: of masked.
+    regression_error: of regression, `absolute` or `squared`.
     """
 
     cameras: tuple[str, ...]
@@ -86,6 +87,7 @@ class PolicySettings:
     decoding_draws: int = 8
     confidence_noise: float = 1.0
     remask: bool = False
+    regression_error: str = "absolute"
     denoising_steps: int = 4
     noise_draws: int = 4
     rtc_training_max_delay: int = 0
@@ -138,7 +140,7 @@ def make_objective(settings: PolicySettings, tokenizer: ActionTokenizer) -> Obje
         case "autoregressive":
             return AutoregressiveObjective(head, settings.temperature)
         case "regression":
-            return RegressionObjective(tokenizer)
+            return RegressionObjective(tokenizer, settings.regression_error)
         case "mip":
             return MIPObjective(tokenizer)
     raise ValueError(f"unknown objective {settings.objective!r}; known: {', '.join(OBJECTIVES)}")

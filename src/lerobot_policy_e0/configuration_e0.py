@@ -53,9 +53,9 @@ class E0Config(PreTrainedConfig):
     Method (see `e0.objectives`, and `e0.policy.PolicySettings` for which applies to which):
         objective, head, mean_weight, embedding, schedule, time_distribution, start, time_grid,
         sampler, temperature, cooling, read_out, early_stop, decoding, decoding_draws,
-        confidence_noise, remask, denoising_steps (network evaluations per chunk), noise_draws (per
-        observation in training), rtc_training_max_delay (the most first steps of a chunk that
-        training gives, for real-time chunking: `e0.prefix`; not with reflow_from).
+        confidence_noise, remask, regression_error, denoising_steps (network evaluations per chunk),
+        noise_draws (per observation in training), rtc_training_max_delay (the most first steps of a
+        chunk that training gives, for real-time chunking: `e0.prefix`; not with reflow_from).
     Network:
         preset: a row of `e0.network.presets`. image_size: height and width that pictures are
             brought to, such as [96,128]; if None those of the preset, or of the model that `vision`
@@ -127,6 +127,7 @@ class E0Config(PreTrainedConfig):
     decoding_draws: int = PolicySettings.decoding_draws
     confidence_noise: float = PolicySettings.confidence_noise
     remask: bool = PolicySettings.remask
+    regression_error: str = PolicySettings.regression_error
     denoising_steps: int = PolicySettings.denoising_steps
     noise_draws: int = PolicySettings.noise_draws
     rtc_training_max_delay: int = PolicySettings.rtc_training_max_delay

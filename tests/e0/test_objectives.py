@@ -37,9 +37,11 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "dfm": {"objective": "dfm"},
     "autoregressive": {"objective": "autoregressive"},
     "regression": {"objective": "regression"},
+    "regression, squared": {"objective": "regression", "regression_error": "squared"},
     "mip": {"objective": "mip"},
 }
-EVALUATIONS = {"autoregressive": H * D, "regression": 1, "mip": 2}
+EVALUATIONS = {"autoregressive": H * D, "regression": 1, "regression, squared": 1, "mip": 2}
+CERTAIN = ("regression", "regression, squared", "mip")
 FROM_NOISE = {"e0 ordinal": 1, "e0 one_hot": 32, "hybrid": 33, "flow": 1}
 every = pytest.mark.parametrize("name", OBJECTIVES)
 
@@ -85,7 +87,7 @@ def test_chunk_has_the_shape_and_the_range_of_the_data(name: str) -> None:
     low, high = actions.flatten(0, 1).amin(0), actions.flatten(0, 1).amax(0)
     assert (chunk.actions >= low - 1e-6).all() and (chunk.actions <= high + 1e-6).all()
     assert chunk.steps_taken == EVALUATIONS.get(name, 3)
-    if name in ("flow", "regression", "mip"):
+    if name in ("flow", *CERTAIN):
         assert chunk.entropy is None
     else:
         assert chunk.entropy is not None and chunk.entropy.shape == (B, H, D)
@@ -121,7 +123,7 @@ def test_sampling_follows_the_generator(name: str) -> None:
         policy.sample(observation, steps=3, generator=seeded(s)).actions for s in (0, 0, 1)
     )
     torch.testing.assert_close(first, again, rtol=0, atol=0)
-    assert torch.equal(first, other) == (name in ("regression", "mip"))
+    assert torch.equal(first, other) == (name in CERTAIN)
 
 
 @every
@@ -247,6 +249,23 @@ def test_the_least_confident_stay_hidden() -> None:
     assert _least(confidence, 2).tolist() == [[[False, True], [False, True]]]
 
 
+@pytest.mark.parametrize(("error", "best"), [("absolute", 0.0), ("squared", 0.25)])
+def test_regression_tends_to_the_median_or_the_mean(error: str, best: float) -> None:
+    policy = make_policy("regression", regression_error=error)
+    policy.tokenizer.fit(torch.tensor([[-1.0] * D, [1.0] * D]))  # standardized as they are
+    actions = torch.tensor([0.0, 0.0, 0.0, 1.0])[:, None, None].expand(4, H, D)
+    valid = torch.ones(4, H, dtype=torch.bool)
+
+    def loss(constant: float) -> float:
+        def denoise(noisy: Tensor, time: Tensor, cache: DecodingCache | None = None) -> Tensor:
+            return torch.full((*noisy.shape[:3], 1), constant)
+
+        return float(policy.objective.loss(denoise, actions, valid, 1).mean())
+
+    tried = [step / 20 for step in range(-20, 21)]
+    assert min(tried, key=loss) == best
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -256,6 +275,7 @@ def test_the_least_confident_stay_hidden() -> None:
         ({"objective": "masked", "confidence_noise": -0.1}, "confidence_noise"),
         ({"objective": "autoregressive", "temperature": -1.0}, "temperature"),
         ({"objective": "hybrid", "mean_weight": -1.0}, "mean_weight"),
+        ({"objective": "regression", "regression_error": "l2"}, "absolute.*squared"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:
