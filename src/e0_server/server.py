@@ -7,7 +7,8 @@ anything else it is closed. `GET /healthz` answers "OK", `GET /metrics` tells nu
 One thread owns the policy; the event loop only moves bytes, so that pings, health and further
 clients are answered while a chunk is made. A client has at most one request in work, and they are
 served in the order in which they came: none can starve the others. Strangers, and messages that are
-refused, pass turnstiles, so that a crowd of them leaves time for the rest.
+refused, pass turnstiles, so that a crowd of them leaves time for the rest; of strangers who stay the
+oldest go.
 
 Protocol: openpi 15a9616a, `websocket_policy_server.py`.
 """
@@ -37,6 +38,7 @@ from e0_server.codec import MAX_MESSAGE, MessageError, decode, encode
 from e0_server.metrics import Metrics
 from e0_server.recorder import Recorder
 from e0_server.served import ObservationError, ServedPolicy
+from e0_server.strangers import Strangers
 from e0_server.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
@@ -109,7 +111,8 @@ class PolicyServer:
         self._greeting = encode(dict(policy.metadata))
         self._metrics = Metrics()
         self._worker = ThreadPoolExecutor(1, "policy")
-        self._strangers, self._bad = Turnstile(STRANGERS_A_SECOND), Turnstile(BAD_A_SECOND)
+        self._strangers = Strangers()
+        self._entrance, self._bad = Turnstile(STRANGERS_A_SECOND), Turnstile(BAD_A_SECOND)
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -159,6 +162,7 @@ class PolicyServer:
             self._settings.host,
             self._settings.port,
             process_request=self._admit,
+            create_connection=self._strangers.kind(),
             compression=None,
             max_size=MAX_MESSAGE,
             max_queue=1,  # messages that a client sends ahead stay in its own machine
@@ -182,7 +186,7 @@ class PolicyServer:
             return connection.respond(HTTPStatus.OK, "OK\n")
         known = self._knows(request)
         stranger = not known or self._settings.token is None  # who brings the token need not wait
-        if stranger and not await self._strangers.enter():
+        if stranger and not await self._entrance.enter():
             return connection.respond(
                 HTTPStatus.SERVICE_UNAVAILABLE, "too many want to connect at once\n"
             )
@@ -206,6 +210,7 @@ class PolicyServer:
         return hmac.compare_digest(given, f"Api-Key {self._settings.token}".encode())
 
     async def _handle(self, connection: ServerConnection) -> None:
+        self._strangers.gone(connection)
         client = _name(connection)
         _say("connected", client=client)
         self._metrics.clients.inc()

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,26 @@ def test_strangers_wait_for_one_another_and_not_for_the_server(
     monkeypatch.setattr("e0_server.turnstile.LONGEST_WAIT", -1.0)
     with serving(Doubling()) as (url, _), pytest.raises(InvalidStatus, match="503"):
         raw(url)
+
+
+def test_strangers_who_stay_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e0_server.strangers.MAX_STRANGERS", 3)
+    with serving(Doubling(), token="sesame") as (url, _), ExitStack() as held:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        client = held.enter_context(PolicyClient(url, token="sesame"))
+        assert client.infer({"number": 1})["actions"][0, 0] == 2
+        strangers = [held.enter_context(socket.create_connection(address, 10)) for _ in range(5)]
+        for connection in strangers[:2]:
+            assert connection.recv(1) == b""
+        strangers[2].sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")  # refused, and stays
+        assert b"401" in strangers[2].recv(100)
+        for connection in strangers[3:]:
+            connection.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+        late = held.enter_context(PolicyClient(url, token="sesame"))
+        for number, each in ((2, client), (3, late)):  # who was let in stays
+            assert each.infer({"number": number})["actions"][0, 0] == 2 * number
 
 
 def test_metrics_tell_how_requests_ended() -> None:
