@@ -7,8 +7,8 @@ anything else it is closed. `GET /healthz` answers "OK", `GET /metrics` tells nu
 One thread owns the policy; the event loop only moves bytes, so that pings, health and further
 clients are answered while a chunk is made. A client has at most one request in work, and they are
 served in the order in which they came: none can starve the others. Strangers, and messages that are
-refused, pass turnstiles, so that a crowd of them leaves time for the rest; of strangers who stay the
-oldest go.
+refused, pass turnstiles, so that a crowd of them leaves time for the rest; of strangers who stay,
+the oldest go.
 
 Protocol: openpi 15a9616a, `websocket_policy_server.py`.
 """

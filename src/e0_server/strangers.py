@@ -1,5 +1,6 @@
-"""Connections that are no clients yet, or never will be: a new one takes the place of the oldest. So
-they never use up what the system lets a process hold open, and who brings the token is let in."""
+"""Connections that are no clients yet, or never will be: a new one takes the place of the oldest.
+So they never use up what the system lets a process hold open, and who brings the token is let in.
+"""
 
 from __future__ import annotations
 

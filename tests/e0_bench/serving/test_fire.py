@@ -1,14 +1,20 @@
-"""A server under fire, for a few seconds; `benchmarks/server_fire.py` goes on for minutes."""
+"""A server under fire, for seconds; for a minute in `make slow`, for many by
+`benchmarks/server_fire.py`."""
 
 import random
+
+import pytest
 
 from e0_bench.serving.attacks import hostile_message
 from e0_bench.serving.measuring import under_fire
 
 
-def test_a_good_client_is_served_while_hostile_ones_attack() -> None:
-    result = under_fire(0.002, messages=600, attackers=16, seed=0, undisturbed=50)
-    assert result["messages"] >= 600
+@pytest.mark.parametrize(
+    ("messages", "attackers"), [(600, 16), pytest.param(9000, 64, marks=pytest.mark.slow)]
+)
+def test_a_good_client_is_served_while_hostile_ones_attack(messages: int, attackers: int) -> None:
+    result = under_fire(0.002, messages=messages, attackers=attackers, seed=0, undisturbed=50)
+    assert result["messages"] >= messages
     assert result["afterwards_ms"]["count"] == 50
     assert result["under_fire_ms"]["count"] > 10  # it was not kept waiting
     assert result["memory_after_mb"] < 200
