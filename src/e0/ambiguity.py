@@ -98,3 +98,10 @@ def keep_to_one(samples: Tensor) -> Tensor:
     )
     within = distance.masked_fill(~near[:, None], 0.0).sum(-1)
     return within.masked_fill(~near, torch.inf).argmin(-1)
+
+
+def nearest_to(samples: Tensor, given: Tensor, mask: Tensor) -> Tensor:
+    """Which of the samples (B, N, H, D) differs least from given (B, H, D) in the steps of the mask
+    (B, H): (B,). The backward coherence of bidirectional decoding (arXiv 2408.17355)."""
+    away = (samples - given[:, None]).abs().masked_fill(~mask[:, None, :, None], 0.0)
+    return away.sum((2, 3)).argmin(1)

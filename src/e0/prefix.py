@@ -25,8 +25,9 @@ look at what it sees rather than go on as before."""
 UNABLE = ("regression", "mip")
 """Objectives that make a chunk of the observation alone."""
 PAINTED = ("e0", "flow", "hybrid")
-"""Objectives whose given steps are painted in where they were not trained, see `Held`. Those of
-tokens show them as they are, and may be asked what they have not seen in training."""
+"""Objectives whose given steps are painted in where they were not trained, see `Held`, but under
+e0's adaptive decoding, which chooses by them. Those of tokens show them as they are, and may be
+asked what they have not seen in training."""
 
 
 class PrefixError(ValueError):

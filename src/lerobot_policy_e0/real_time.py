@@ -50,7 +50,8 @@ class RealTimeChunking:
         if self.model.given_clean or settings.objective == "autoregressive":
             logger.info("real-time chunking of up to %d steps of %d", longest, settings.horizon)
             return
-        useless = settings.objective in PAINTED and settings.denoising_steps == 1
+        painted = settings.objective in PAINTED and settings.decoding == "fixed"
+        useless = painted and settings.denoising_steps == 1
         logger.warning(
             "real-time chunking of up to %d steps of %d by a policy that was not trained for it "
             "(rtc_training_max_delay)%s",

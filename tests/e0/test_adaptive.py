@@ -13,6 +13,7 @@ from e0.heads import TokenHead
 from e0.network.transformer import DecodingCache
 from e0.objectives import E0Objective, Sampling
 from e0.objectives.diffusion import ALWAYS, NEVER
+from e0.prefix import Prefix
 from e0.sampling.cuda_graph import GraphedSampler
 from e0.sampling.sampler import FastSampler
 from e0.tokens import ActionTokenizer
@@ -100,6 +101,20 @@ def test_noise_that_is_given_chooses_the_way(tokenizer: ActionTokenizer) -> None
         assert chunk.actions[:, 0, 0].tolist() == pytest.approx([0.8, -0.8], abs=0.03)
     with pytest.raises(ValueError, match=r"noise must have shape \(2, 4, 1, 1\)"):
         make(tokenizer).sample(denoise, 2, H, Sampling(4, noise=noise[:, :2]))
+
+
+def test_a_network_that_never_saw_given_steps_goes_their_way(tokenizer: ActionTokenizer) -> None:
+    denoise = TwoWays(tokenizer, torch.full((40,), 0.5))
+    actions = torch.where(torch.arange(40)[:, None, None] < 20, 0.7, -0.7).expand(40, H, 1)
+    mask = (torch.arange(H) < 2).expand(40, H).clone()
+    mask[10:30] = False  # half of each goes where it likes
+    sampling = Sampling(16, seeded(0), prefix=Prefix(actions, mask))
+    chunk = make(tokenizer).sample(denoise, 40, H, sampling)
+    assert chunk.actions[mask].equal(actions[mask])
+    given, free = mask[:, 0], ~mask[:, 0]
+    own = chunk.actions[:, 2:, 0].sign()
+    assert own[given].eq(actions[given, 2:, 0].sign()).all()
+    assert 4 < own[free, 0].gt(0).sum() < 16
 
 
 @pytest.mark.parametrize("preset", LAYOUTS)

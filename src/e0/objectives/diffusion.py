@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from e0.ambiguity import ambiguity, keep_to_one
+from e0.ambiguity import ambiguity, keep_to_one, nearest_to
 from e0.diffusion import (
     GRIDS,
     SAMPLERS,
@@ -32,7 +32,7 @@ from e0.objectives.interface import (
     training_time,
 )
 from e0.posterior import READ_OUTS, read_out
-from e0.prefix import Held, times_of_steps
+from e0.prefix import Held, Prefix, times_of_steps
 from e0.training_times import TIME_DISTRIBUTIONS
 
 EMBEDDINGS = ("ordinal", "one_hot")
@@ -47,7 +47,9 @@ class E0Objective:
     the posterior from zero noise. Where it leaves one way to act, that is the chunk, after a single
     evaluation; where it leaves several (`e0.ambiguity`), `decoding_draws` chunks are sampled from
     noise in one batch, and one of them acts. Noise that is given is that of the first of these,
-    which chooses the way, or (B, draws, H, D, input width) that of all.
+    which chooses the way, or (B, draws, H, D, input width) that of all. A network that never saw
+    given steps in training is not shown them by painting then: of its samples the one acts that
+    comes nearest to them.
 
     Raises ValueError for an unknown embedding, schedule, time distribution, start, grid, sampler,
     read-out or decoding, for a negative temperature and for no draws.
@@ -147,12 +149,14 @@ class E0Objective:
         if self.ambiguous == NEVER or (self.ambiguous != ALWAYS and not several.any()):
             return continued(ActionChunk(actions, entropy, 1, at_once.trace, measured), prefix)
         noise = noise_of_draws(given, all_draws, sampling.generator, device)
-        every = None if prefix is None else prefix.repeat(self.decoding_draws)
+        every, unseen = None, prefix
+        if prefix is not None and sampling.own_time:
+            every, unseen = prefix.repeat(self.decoding_draws), None
         drawn = self._draw(denoise, noise.flatten(0, 1), replace(sampling, prefix=every))
         samples = self._actions(drawn.logits)
         if every is not None:
             samples = torch.where(every.mask[..., None], every.actions, samples)
-        chosen = self._choose(samples.unflatten(0, (shape[0], -1)))
+        chosen = self._choose(samples.unflatten(0, (shape[0], -1)), unseen)
         place = torch.arange(shape[0], device=device) * self.decoding_draws + chosen
         trace = None
         if at_once.trace is not None and drawn.trace is not None:
@@ -193,8 +197,15 @@ class E0Objective:
     def _actions(self, logits: Tensor) -> Tensor:
         return read_out(logits, self.head.tokenizer.codebook, self.read_out)
 
-    def _choose(self, samples: Tensor) -> Tensor:
-        return keep_to_one(self.head.tokenizer.standardize(samples))
+    def _choose(self, samples: Tensor, unseen: Prefix | None) -> Tensor:
+        """Which of the samples (B, N, H, D) to act by, (B,); unseen: given steps that they do not
+        know of."""
+        standardize = self.head.tokenizer.standardize
+        chosen = keep_to_one(standardize(samples))
+        if unseen is None:
+            return chosen
+        nearest = nearest_to(standardize(samples), standardize(unseen.actions), unseen.mask)
+        return torch.where(unseen.mask.any(1), nearest, chosen)
 
 
 def noise_of_draws(
