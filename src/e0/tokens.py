@@ -17,6 +17,7 @@ from torch import Tensor
 from e0.codebooks import (
     AUTO,
     CODEBOOK_KINDS,
+    MAX_LEVELS,
     QUANTILES,
     STATISTICS_KINDS,
     UNBOUNDED,
@@ -102,6 +103,11 @@ class ActionTokenizer(torch.nn.Module):
     @property
     def vocabulary_size(self) -> int:
         return self.codebook.shape[1]
+
+    @property
+    def switches(self) -> Tensor:
+        """(D,) bool: dimensions that know a few values alone, such as a gripper's command."""
+        return self.code_count <= MAX_LEVELS
 
     def fit(self, actions: ArrayLike, kind: str = AUTO) -> ActionTokenizer:
         """Fit the codebooks to actions (N, D), in the order of their recording, in place and

@@ -1,4 +1,4 @@
-"""Whether a posterior has one peak or several, and which sample acts."""
+"""Whether a posterior goes one way or several, and which sample acts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from e0.ambiguity import ambiguity, best_cut, keep_to_one
+from e0.ambiguity import ambiguity, keep_to_one, last_below_the_cut
 
 VALUES = torch.linspace(-3, 3, 601)
 
@@ -15,61 +15,55 @@ def bell(middle: float, width: float) -> Tensor:
     return (-0.5 * ((VALUES - middle) / width).square()).softmax(-1)
 
 
-def test_little_lies_between_two_peaks_alone() -> None:
-    """By the normal distribution: of one Gaussian P(|x| < .4) = .31 lies around the midpoint and
-    P(.4 < x < 1.2) = .23 around either mean; of two, four deviations apart, .157 and .341."""
-    assert best_cut(VALUES, bell(0, 0.5)).saddle.item() == pytest.approx(1.35, abs=0.05)
-    uniform = best_cut(VALUES, torch.full_like(VALUES, 1 / len(VALUES)))
-    assert uniform.saddle.item() == pytest.approx(1.0, abs=0.02)
-    assert uniform.gap.item() == pytest.approx(3.0, abs=0.02)
-    four = best_cut(VALUES, 0.5 * bell(-0.8, 0.4) + 0.5 * bell(0.8, 0.4))
-    assert four.saddle.item() == pytest.approx(0.46, abs=0.02)
-    two = best_cut(VALUES, 0.3 * bell(-1, 0.1) + 0.7 * bell(1, 0.1))
-    assert two.saddle.item() < 0.01
-    assert two.gap.item() == pytest.approx(2.0, abs=0.01)
-    assert two.lesser.item() == pytest.approx(0.3, abs=0.01)
-    assert -0.6 < VALUES[two.last].item() < 0.6
-
-
-def test_one_code_is_one_way_and_two_are_two() -> None:
-    certain = torch.zeros(601).index_fill(0, torch.tensor(17), 1.0)
-    assert best_cut(VALUES, certain).lesser.item() < 1e-6
-    cut = best_cut(torch.tensor([-1.0, 1.0]), torch.tensor([0.4, 0.6]))
-    assert (cut.saddle.item(), cut.gap.item()) == (0.0, 2.0)
-    assert cut.lesser.item() == pytest.approx(0.4)
-
-
 def posterior(*steps: list[Tensor]) -> Tensor:
     """Logits (1, H, D, V) of each step's dimensions."""
     return torch.stack([torch.stack(step) for step in steps]).clamp_min(1e-30).log()[None]
 
 
-ONE, WIDE = bell(0.3, 0.1), bell(0, 1.5)
-TWO = 0.3 * bell(-1, 0.1) + 0.7 * bell(1, 0.1)
+GO, STAY, BACK, TURN = bell(2, 0.1), bell(0, 0.1), bell(-2, 0.1), bell(1.5, 0.3)
+MOVES = torch.tensor([False, False])
 
 
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
-        ([[ONE, ONE]] * 4, 0.0),
-        ([[ONE, WIDE]] * 4, 0.0),
-        ([[ONE, TWO]] * 4, 1.0),
-        ([[ONE, TWO], [TWO, ONE], [ONE, ONE], [ONE, TWO]], 0.5),
-        ([[ONE, 0.95 * ONE + 0.05 * bell(2.5, 0.1)]] * 4, 0.0),
-        ([[ONE, 0.5 * bell(0, 0.02) + 0.5 * bell(0.3, 0.02)]] * 4, 0.0),
+        ([[STAY, GO]] * 4, 0.0),
+        ([[STAY, 0.5 * STAY + 0.5 * GO]] * 4, 0.0),
+        ([[STAY, 0.3 * BACK + 0.7 * GO]] * 4, 0.3),
+        ([[STAY, STAY], [0.5 * GO + 0.1 * BACK + 0.4 * STAY, STAY]], 0.1),
+        ([[STAY, 0.5 * bell(-0.4, 0.1) + 0.5 * bell(0.4, 0.1)]] * 4, 0.0),
+        ([[STAY, 0.4 * BACK + 0.6 * GO], [0.2 * BACK + 0.8 * GO, TURN]], 0.4),
     ],
-    ids=["one peak", "a wide one", "two peaks", "at some steps", "an outlier", "nearly one way"],
+    ids=["one way", "when", "where", "at one step", "hardly apart", "at most"],
 )
-def test_ambiguity_is_the_share_of_steps_with_two_peaks(
+def test_ambiguity_is_the_mass_on_the_lesser_side_of_rest(
     steps: list[list[Tensor]], expected: float
 ) -> None:
-    measured = ambiguity(posterior(*steps), VALUES.expand(2, -1))
-    assert measured.tolist() == [expected]
+    measured = ambiguity(posterior(*steps), VALUES.expand(2, -1), MOVES)
+    assert measured.tolist() == pytest.approx([expected], abs=1e-3)
+
+
+def test_of_a_switch_and_of_given_steps_nothing_counts() -> None:
+    both = 0.5 * BACK + 0.5 * GO
+    logits = posterior([STAY, both], [STAY, 0.3 * BACK + 0.7 * GO])
+    values = VALUES.expand(2, -1)
+    assert ambiguity(logits, values, torch.tensor([False, True])).item() < 1e-6
+    given = torch.tensor([[True, False]])
+    assert ambiguity(logits, values, MOVES, given).item() == pytest.approx(0.3, abs=1e-3)
 
 
 def test_chunks_are_judged_each_by_itself() -> None:
-    logits = torch.cat([posterior([ONE, ONE]), posterior([TWO, ONE])])
-    assert ambiguity(logits, VALUES.expand(2, -1)).tolist() == [0.0, 1.0]
+    logits = torch.cat([posterior([STAY, STAY]), posterior([0.5 * GO + 0.5 * BACK, STAY])])
+    measured = ambiguity(logits, VALUES.expand(2, -1), MOVES)
+    assert measured.tolist() == pytest.approx([0.0, 0.5], abs=1e-3)
+
+
+def test_values_are_cut_where_that_explains_most() -> None:
+    values = torch.tensor([[0.0, 0.1, 0.2, 5.0, 5.1], [0.0, 4.0, 4.1, 4.2, 4.3]])
+    assert last_below_the_cut(values).tolist() == [2, 0]
+    every = [[(x[: n + 1].var(correction=0) * (n + 1) + x[n + 1 :].var(correction=0) * (4 - n))
+              for n in range(4)] for x in values]  # fmt: skip
+    assert torch.tensor(every).argmin(-1).tolist() == [2, 0]
 
 
 def samples_of(sides: list[int], seed: int = 0) -> Tensor:

@@ -44,12 +44,12 @@ class E0Objective:
     """Continuized discrete diffusion (E0, arXiv 2511.21542).
 
     `fixed` decoding takes the number of steps that it is told. `adaptive` decoding first looks at
-    the posterior from zero noise. Where it leaves one way to act, that is the chunk, after a single
-    evaluation; where it leaves several (`e0.ambiguity`), `decoding_draws` chunks are sampled from
-    noise in one batch, and one of them acts. Noise that is given is that of the first of these,
-    which chooses the way, or (B, draws, H, D, input width) that of all. A network that never saw
-    given steps in training is not shown them by painting then: of its samples the one acts that
-    comes nearest to them.
+    the posterior from zero noise. Where it leaves one way to act (`e0.ambiguity`), its mean is the
+    chunk, after a single evaluation, and of a switch the likeliest code; where it leaves several,
+    `decoding_draws` chunks are sampled from noise in one batch, and one of them acts. Noise that is
+    given is that of the first of these, which chooses the way, or (B, draws, H, D, input width)
+    that of all. A network that never saw given steps in training is not shown them by painting
+    then: of its samples the one acts that comes nearest to them.
 
     Raises ValueError for an unknown embedding, schedule, time distribution, start, grid, sampler,
     read-out or decoding, for a negative temperature and for no draws.
@@ -68,7 +68,7 @@ class E0Objective:
     early_stop: bool = False
     decoding: str = "fixed"
     decoding_draws: int = 8
-    ambiguous: float = 0.25
+    ambiguous: float = 0.2
     """The least ambiguity of a chunk for which several ways are sampled; at ALWAYS and NEVER no
     value decides, so nothing waits for a device."""
 
@@ -142,9 +142,10 @@ class E0Objective:
             given = starting_noise(given, all_draws if given.ndim == 5 else shape, None, device)
         zero = torch.zeros(shape, device=device)
         at_once = self._draw(denoise, zero, replace(sampling, steps=1))
-        actions, entropy = self._actions(at_once.logits), at_once.entropy
+        actions, entropy = self._middle(at_once.logits), at_once.entropy
         values = OrdinalEmbedding(self.head.tokenizer).table()
-        measured = ambiguity(at_once.logits, values, None if prefix is None else prefix.mask)
+        switches, known = self.head.tokenizer.switches, None if prefix is None else prefix.mask
+        measured = ambiguity(at_once.logits, values, switches, known)
         several = measured >= self.ambiguous
         if self.ambiguous == NEVER or (self.ambiguous != ALWAYS and not several.any()):
             return continued(ActionChunk(actions, entropy, 1, at_once.trace, measured), prefix)
@@ -196,6 +197,11 @@ class E0Objective:
 
     def _actions(self, logits: Tensor) -> Tensor:
         return read_out(logits, self.head.tokenizer.codebook, self.read_out)
+
+    def _middle(self, logits: Tensor) -> Tensor:
+        codebook = self.head.tokenizer.codebook
+        mean, likeliest = (read_out(logits, codebook, kind) for kind in ("mean", "argmax"))
+        return torch.where(self.head.tokenizer.switches, likeliest, mean)
 
     def _choose(self, samples: Tensor, unseen: Prefix | None) -> Tensor:
         """Which of the samples (B, N, H, D) to act by, (B,); unseen: given steps that they do not

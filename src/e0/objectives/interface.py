@@ -38,7 +38,7 @@ class ActionChunk(NamedTuple):
     actions: (B, H, D) in action units. entropy: (B, H, D) nats of each token's posterior, low means
     confident; None for an objective without a posterior. steps_taken: network evaluations. trace:
     the logits of each evaluation, where asked for and where there are any. ambiguity: (B,) in
-    [0, 1], see `e0.ambiguity`, where decoding looks at it.
+    [0, 0.5], see `e0.ambiguity`, where decoding looks at it.
     """
 
     actions: Tensor
