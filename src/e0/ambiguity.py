@@ -1,8 +1,9 @@
 """Whether a posterior leaves one way to act or several, and how to keep to one of several.
 
 Where it doubts *when* to act, as between standing and going down, the mean of both does: slower, on
-the same way. Where it doubts *where* to go, the mean goes between. The two are told apart by rest,
-the mean of the data: of several ways some lie on the one side of it and some on the other.
+the same way. Where it doubts *where* to go, or knows nothing, the mean goes between. The two are
+told apart by rest: of several ways some lie on the one side of it and some on the other. So actions
+must be movements, whose zero is rest. Of absolute targets nothing is told here: their mean acts.
 
 Shapes: B chunks, N samples of each, H steps, D action dimensions, V values in ascending order.
 """
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 FAR_FROM_REST = 0.75
-"""Standard deviations of the data: less to a side is no way of its own. Of data that go either way
-equally often, each way lies one deviation from rest."""
+"""Standard deviations of the data: less to a side is no way of its own. Where data go one way or the
+opposite, each lies one deviation from rest or more."""
 
 
 def ambiguity(
@@ -23,14 +24,16 @@ def ambiguity(
     """How undecided each chunk is between the two sides of rest, (B,) in [0, 0.5]: the mass far on
     the one side or on the other, the lesser of both, in the step and dimension where it is most.
 
-    logits: (B, H, D, V). values: (D, V), of the codes, in standard deviations of the data.
-    switches: (D,) bool, dimensions such as a gripper's, whose values always lie on both sides.
-    given: (B, H), steps that are known. Neither counts.
+    logits: (B, H, D, V). values: (D, V), of the codes, rest being 0, in standard deviations of the
+    data. switches: (D,) bool, dimensions such as a gripper's, whose values always lie on both
+    sides; they don't count unless there are no others. given: (B, H), steps that are known and
+    don't count.
     """
     mass = logits.float().softmax(-1)
     above = (mass * (values > FAR_FROM_REST)).sum(-1)
     below = (mass * (values < -FAR_FROM_REST)).sum(-1)
-    left_out = switches if given is None else switches | given[..., None]
+    left_out = switches & ~switches.all()
+    left_out = left_out if given is None else left_out | given[..., None]
     return torch.minimum(above, below).masked_fill(left_out, 0.0).flatten(1).amax(1)
 
 

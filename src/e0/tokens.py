@@ -106,8 +106,9 @@ class ActionTokenizer(torch.nn.Module):
 
     @property
     def switches(self) -> Tensor:
-        """(D,) bool: dimensions that know a few values alone, such as a gripper's command."""
-        return self.code_count <= MAX_LEVELS
+        """(D,) bool: dimensions that know a few values alone, such as a gripper's command. One that
+        was fitted from statistics, or has noise on it, does not count as such."""
+        return (self.code_count <= MAX_LEVELS) & (self.code_count < self.vocabulary_size)
 
     def fit(self, actions: ArrayLike, kind: str = AUTO) -> ActionTokenizer:
         """Fit the codebooks to actions (N, D), in the order of their recording, in place and

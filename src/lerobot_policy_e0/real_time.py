@@ -50,7 +50,8 @@ class RealTimeChunking:
         if self.model.given_clean or settings.objective == "autoregressive":
             logger.info("real-time chunking of up to %d steps of %d", longest, settings.horizon)
             return
-        painted = settings.objective in PAINTED and settings.decoding == "fixed"
+        chooses = settings.objective == "e0" and settings.decoding == "adaptive"
+        painted = settings.objective in PAINTED and not chooses
         useless = painted and settings.denoising_steps == 1
         logger.warning(
             "real-time chunking of up to %d steps of %d by a policy that was not trained for it "

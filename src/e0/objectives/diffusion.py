@@ -49,7 +49,7 @@ class E0Objective:
     `decoding_draws` chunks are sampled from noise in one batch, and one of them acts. Noise that is
     given is that of the first of these, which chooses the way, or (B, draws, H, D, input width)
     that of all. A network that never saw given steps in training is not shown them by painting
-    then: of its samples the one acts that comes nearest to them.
+    then: of its samples the one acts that comes nearest to them. `read_out` is that of samples.
 
     Raises ValueError for an unknown embedding, schedule, time distribution, start, grid, sampler,
     read-out or decoding, for a negative temperature and for no draws.
@@ -143,9 +143,9 @@ class E0Objective:
         zero = torch.zeros(shape, device=device)
         at_once = self._draw(denoise, zero, replace(sampling, steps=1))
         actions, entropy = self._middle(at_once.logits), at_once.entropy
-        values = OrdinalEmbedding(self.head.tokenizer).table()
-        switches, known = self.head.tokenizer.switches, None if prefix is None else prefix.mask
-        measured = ambiguity(at_once.logits, values, switches, known)
+        tokenizer, known = self.head.tokenizer, None if prefix is None else prefix.mask
+        values = tokenizer.codebook / tokenizer.scale[:, None]
+        measured = ambiguity(at_once.logits, values, tokenizer.switches, known)
         several = measured >= self.ambiguous
         if self.ambiguous == NEVER or (self.ambiguous != ALWAYS and not several.any()):
             return continued(ActionChunk(actions, entropy, 1, at_once.trace, measured), prefix)
@@ -199,9 +199,12 @@ class E0Objective:
         return read_out(logits, self.head.tokenizer.codebook, self.read_out)
 
     def _middle(self, logits: Tensor) -> Tensor:
-        codebook = self.head.tokenizer.codebook
-        mean, likeliest = (read_out(logits, codebook, kind) for kind in ("mean", "argmax"))
-        return torch.where(self.head.tokenizer.switches, likeliest, mean)
+        """What acts where there is one way (B, H, D); outliers count as the end of what is none."""
+        tokenizer = self.head.tokenizer
+        low, high = tokenizer.bounds[..., None]
+        mean = read_out(logits, tokenizer.codebook.clamp(low, high), "mean")
+        likeliest = read_out(logits, tokenizer.codebook, "argmax")
+        return torch.where(tokenizer.switches, likeliest, mean)
 
     def _choose(self, samples: Tensor, unseen: Prefix | None) -> Tensor:
         """Which of the samples (B, N, H, D) to act by, (B,); unseen: given steps that they do not
