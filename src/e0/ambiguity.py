@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 FAR_FROM_REST = 0.75
-"""Standard deviations of the data: less to a side is no way of its own. Where data go one way or the
-opposite, each lies one deviation from rest or more."""
+"""Standard deviations of the data: less to a side is no way of its own. Where data go one way or
+the opposite, each lies one deviation from rest or more."""
 
 
 def ambiguity(

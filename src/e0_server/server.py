@@ -7,8 +7,8 @@ anything else it is closed. `GET /healthz` answers "OK", `GET /metrics` tells nu
 One thread owns the policy; the event loop only moves bytes, so that pings, health and further
 clients are answered while a chunk is made. A client has at most one request in work, and they are
 served in the order in which they came: none can starve the others. Strangers, and messages that are
-refused, pass turnstiles, so that a crowd of them leaves time for the rest; of strangers who stay,
-the oldest go.
+refused, pass turnstiles, so that a crowd of them leaves time for the rest; of those
+who say nothing the oldest go.
 
 Protocol: openpi 15a9616a, `websocket_policy_server.py`.
 """
@@ -34,11 +34,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
+from e0_server import strangers
 from e0_server.codec import MAX_MESSAGE, MessageError, decode, encode
 from e0_server.metrics import Metrics
 from e0_server.recorder import Recorder
 from e0_server.served import ObservationError, ServedPolicy
-from e0_server.strangers import Strangers
+from e0_server.strangers import Strangers, cut_off
 from e0_server.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
@@ -162,11 +163,13 @@ class PolicyServer:
             self._settings.host,
             self._settings.port,
             process_request=self._admit,
+            process_response=self._refused,
             create_connection=self._strangers.kind(),
             compression=None,
             max_size=MAX_MESSAGE,
             max_queue=1,  # messages that a client sends ahead stay in its own machine
             open_timeout=HANDSHAKE_SECONDS,
+            close_timeout=strangers.CLOSING_SECONDS,
             ping_interval=PING_SECONDS,
             ping_timeout=PING_SECONDS,
             server_header=None,
@@ -182,6 +185,7 @@ class PolicyServer:
 
     async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answers what is no websocket, and who may not connect."""
+        self._strangers.spoke(connection)
         if request.path == "/healthz":
             return connection.respond(HTTPStatus.OK, "OK\n")
         known = self._knows(request)
@@ -203,6 +207,10 @@ class PolicyServer:
             )
         return None
 
+    def _refused(self, connection: ServerConnection, request: Request, response: Response) -> None:
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            cut_off(connection)
+
     def _knows(self, request: Request) -> bool:
         if self._settings.token is None:
             return True
@@ -210,7 +218,6 @@ class PolicyServer:
         return hmac.compare_digest(given, f"Api-Key {self._settings.token}".encode())
 
     async def _handle(self, connection: ServerConnection) -> None:
-        self._strangers.gone(connection)
         client = _name(connection)
         _say("connected", client=client)
         self._metrics.clients.inc()

@@ -69,6 +69,49 @@ def test_one_way_takes_one_evaluation_and_no_chance(tokenizer: ActionTokenizer) 
     assert chunk.actions[:, :, 0].mean(1).tolist() == pytest.approx([0.8, -0.8], abs=0.03)
 
 
+def test_of_one_way_the_mean_acts_and_of_a_switch_the_likelier_value() -> None:
+    """Standing or going one way is no choice, and half a grip is none."""
+    actions = torch.stack([torch.linspace(-1, 1, 401), torch.ones(401)], dim=1)
+    actions[::2, 1] = -1.0
+    tokenizer = ActionTokenizer(2, V).fit(actions, "uniform")
+    assert tokenizer.switches.tolist() == [False, True]
+
+    def denoise(noisy: Tensor, time: Tensor, cache: DecodingCache | None = None) -> Tensor:
+        logits = torch.full((len(noisy), H, 2, V), -30.0)
+        stay, go = tokenizer.encode(torch.tensor([[0.0, 0.0], [0.9, 0.0]]))[:, 0].tolist()
+        logits[..., 0, [stay, go]] = torch.tensor([0.7, 0.3]).log()
+        logits[..., 1, :2] = torch.tensor([0.4, 0.6]).log()
+        return logits
+
+    chunk = make(tokenizer).sample(denoise, 1, H, Sampling(4))
+    assert chunk.steps_taken == 1
+    assert chunk.actions[..., 0].flatten().tolist() == pytest.approx([0.3 * 0.9] * H, abs=0.01)
+    assert chunk.actions[..., 1].eq(1.0).all()
+
+
+def test_two_ways_are_seen_in_data_that_mostly_go_one() -> None:
+    sides = torch.where(torch.arange(400) % 10 < 8, 0.8, -0.8)
+    tokenizer = ActionTokenizer(1, V).fit((sides + torch.linspace(-0.05, 0.05, 400))[:, None])
+    chunk = make(tokenizer).sample(TwoWays(tokenizer, torch.tensor([0.5])), 1, H, Sampling(4))
+    assert chunk.ambiguity is not None and chunk.ambiguity.item() == pytest.approx(0.5, abs=1e-3)
+    assert chunk.actions.abs().min() > 0.7
+
+
+def test_an_outlier_moves_the_mean_no_further_than_the_rest_goes() -> None:
+    data = torch.linspace(-1, 1, 20_001)
+    data[-1] = 1000.0
+    tokenizer = ActionTokenizer(1, V).fit(data[:, None], "kmeans")
+    likely, outlier = tokenizer.encode(torch.tensor([[0.0], [1000.0]]))[:, 0].tolist()
+
+    def denoise(noisy: Tensor, time: Tensor, cache: DecodingCache | None = None) -> Tensor:
+        logits = torch.full((len(noisy), H, 1, V), -30.0)
+        logits[..., [likely, outlier]] = torch.tensor([0.99, 0.01]).log()
+        return logits
+
+    chunk = make(tokenizer).sample(denoise, 1, H, Sampling(4))
+    assert chunk.actions.sub(tokenizer.codebook[0, likely]).abs().max() < 0.1
+
+
 def test_of_several_ways_each_is_kept_to_and_taken_as_often_as_it_is_likely(
     tokenizer: ActionTokenizer,
 ) -> None:

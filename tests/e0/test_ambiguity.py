@@ -48,6 +48,8 @@ def test_of_a_switch_and_of_given_steps_nothing_counts() -> None:
     logits = posterior([STAY, both], [STAY, 0.3 * BACK + 0.7 * GO])
     values = VALUES.expand(2, -1)
     assert ambiguity(logits, values, torch.tensor([False, True])).item() < 1e-6
+    alone = ambiguity(logits, values, torch.tensor([True, True]))
+    assert alone.item() == pytest.approx(0.5, abs=1e-3)  # where there is nothing but switches
     given = torch.tensor([[True, False]])
     assert ambiguity(logits, values, MOVES, given).item() == pytest.approx(0.3, abs=1e-3)
 

@@ -156,24 +156,58 @@ def test_strangers_wait_for_one_another_and_not_for_the_server(
         raw(url)
 
 
-def test_strangers_who_stay_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("e0_server.strangers.MAX_STRANGERS", 3)
+def test_who_says_nothing_makes_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e0_server.strangers.MAX_SILENT", 3)
+    monkeypatch.setattr("e0_server.server.STRANGERS_A_SECOND", 1.0)
     with serving(Doubling(), token="sesame") as (url, _), ExitStack() as held:
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
+
+        def connected() -> socket.socket:
+            return held.enter_context(socket.create_connection(address, 10))
+
         client = held.enter_context(PolicyClient(url, token="sesame"))
         assert client.infer({"number": 1})["actions"][0, 0] == 2
-        strangers = [held.enter_context(socket.create_connection(address, 10)) for _ in range(5)]
-        for connection in strangers[:2]:
+        waiting = [connected() for _ in range(2)]
+        for connection in waiting:  # for their turn; the second a second
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"401" in waiting[0].recv(100)
+        silent = [connected() for _ in range(5)]
+        for connection in silent[:2]:
             assert connection.recv(1) == b""
-        strangers[2].sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")  # refused, and stays
-        assert b"401" in strangers[2].recv(100)
-        for connection in strangers[3:]:
-            connection.settimeout(0.2)
+        assert b"401" in waiting[1].recv(100)
+        for connection in silent[2:]:
+            connection.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 connection.recv(1)
         late = held.enter_context(PolicyClient(url, token="sesame"))
         for number, each in ((2, client), (3, late)):  # who was let in stays
             assert each.infer({"number": number})["actions"][0, 0] == 2 * number
+
+
+def test_who_leaves_cannot_hold_its_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e0_server.strangers.CLOSING_SECONDS", 0.2)
+    with (
+        serving(Doubling()) as (url, _),
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 5) as connection,
+    ):
+        connection.sendall(
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        assert b"101" in connection.recv(4096)
+        connection.sendall(b"\x88\x80\0\0\0\0")  # goodbye, and stays
+        while connection.recv(4096):
+            pass
+        wait_until(lambda: refused(connection))
+
+
+def refused(connection: socket.socket) -> bool:
+    """Whether the other side has given the connection up, and not half of it alone."""
+    try:
+        connection.sendall(b"\x8a\x80\0\0\0\0")
+    except OSError:
+        return True
+    return False
 
 
 def test_metrics_tell_how_requests_ended() -> None:

@@ -209,6 +209,21 @@ def test_lerobot_takes_it_for_one_that_can() -> None:
             logging.WARNING,
             "at denoising_steps=1 it will not see them",
         ),
+        (
+            {"rtc_training_max_delay": 0, "denoising_steps": 1, "decoding": "adaptive"},
+            logging.WARNING,
+            r"\(rtc_training_max_delay\)$",
+        ),
+        (
+            {
+                "objective": "flow",
+                "rtc_training_max_delay": 0,
+                "denoising_steps": 1,
+                "decoding": "adaptive",
+            },
+            logging.WARNING,
+            "at denoising_steps=1 it will not see them",
+        ),
     ],
 )
 def test_it_is_said_what_will_happen(
