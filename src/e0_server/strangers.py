@@ -1,6 +1,6 @@
 """Connections of which nothing good comes must end, so that a crowd of them never uses up what the
-system lets a process hold open: of those that have said nothing yet a new one takes the place of the
-oldest, and who said goodbye, or was sent away, goes soon."""
+system lets a process hold open: of those that have said nothing yet a new one takes the oldest's
+place, and who said goodbye, or was sent away, goes soon."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import asyncio
 from websockets.asyncio.server import ServerConnection
 
 MAX_SILENT = 256
-"""Over twice asyncio's backlog of 100, which it accepts before it reads a byte: who speaks at once is
-never among the oldest."""
+"""Over twice asyncio's backlog of 100, which it accepts before it reads a byte: who speaks at once
+is never among the oldest."""
 
 CLOSING_SECONDS = 1.0
 """As long may a connection that is closing stay half open."""
