@@ -240,7 +240,8 @@ def test_given_steps_come_out_as_they_are(own: dict[str, Any], longest: int) -> 
     nothing = policy.sample(observation, steps=3, generator=seeded(1), prefix=given_steps(0, 0))
     plain = policy.sample(observation, steps=3, generator=seeded(1))
     torch.testing.assert_close(nothing.actions, plain.actions, rtol=1e-5, atol=1e-5)
-    assert not chunk.actions[~prefix.mask].equal(plain.actions[~prefix.mask])
+    if longest or own.get("decoding") != "adaptive":  # which may have chosen the same sample
+        assert not chunk.actions[~prefix.mask].equal(plain.actions[~prefix.mask])
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"autoregressive"}))
