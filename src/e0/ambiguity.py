@@ -3,7 +3,7 @@
 Where it doubts *when* to act, as between standing and going down, the mean of both does: slower, on
 the same way. Where it doubts *where* to go, or knows nothing, the mean goes between. The two are
 told apart by rest: of several ways some lie on the one side of it and some on the other. So actions
-must be movements, whose zero is rest. Of absolute targets nothing is told here: their mean acts.
+must be movements, whose zero is rest; of absolute targets this tells nothing.
 
 Shapes: B chunks, N samples of each, H steps, D action dimensions, V values in ascending order.
 """

@@ -54,7 +54,8 @@ class PolicySettings:
     every `step`, or for every (step, `dimension`) as E0's authors have it.
     objective: see `e0.objectives`. head, mean_weight: of all that predict codes. embedding,
     schedule, time_grid, sampler, cooling, early_stop, decoding, decoding_draws: of e0. read_out: of
-    e0 and dfm. start: of e0 and flow, sampling from random `noise` or from `zero`.
+    e0 and dfm; under adaptive decoding, of samples. start: of e0 and flow, sampling from random
+    `noise` or from `zero`.
     rtc_training_max_delay: the most first steps of a chunk that training gives, see `e0.prefix`.
     time_distribution: of e0, flow, hybrid and dfm, see `e0.training_times`. temperature: of e0,
     masked, dfm and autoregressive. confidence_noise, remask: of masked.

@@ -7,8 +7,8 @@ anything else it is closed. `GET /healthz` answers "OK", `GET /metrics` tells nu
 One thread owns the policy; the event loop only moves bytes, so that pings, health and further
 clients are answered while a chunk is made. A client has at most one request in work, and they are
 served in the order in which they came: none can starve the others. Strangers, and messages that are
-refused, pass turnstiles, so that a crowd of them leaves time for the rest; of those
-who say nothing the oldest go.
+refused, pass turnstiles, so that a crowd of them leaves time for the rest; of those who say nothing
+the oldest go.
 
 Protocol: openpi 15a9616a, `websocket_policy_server.py`.
 """
@@ -34,12 +34,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
-from e0_server import strangers
 from e0_server.codec import MAX_MESSAGE, MessageError, decode, encode
 from e0_server.metrics import Metrics
 from e0_server.recorder import Recorder
 from e0_server.served import ObservationError, ServedPolicy
-from e0_server.strangers import Strangers, cut_off
+from e0_server.strangers import CLOSING_SECONDS, Strangers, cut_off
 from e0_server.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
@@ -163,13 +162,13 @@ class PolicyServer:
             self._settings.host,
             self._settings.port,
             process_request=self._admit,
-            process_response=self._refused,
+            process_response=self._cut_off_refused,
             create_connection=self._strangers.kind(),
             compression=None,
             max_size=MAX_MESSAGE,
             max_queue=1,  # messages that a client sends ahead stay in its own machine
             open_timeout=HANDSHAKE_SECONDS,
-            close_timeout=strangers.CLOSING_SECONDS,
+            close_timeout=CLOSING_SECONDS,
             ping_interval=PING_SECONDS,
             ping_timeout=PING_SECONDS,
             server_header=None,
@@ -207,7 +206,10 @@ class PolicyServer:
             )
         return None
 
-    def _refused(self, connection: ServerConnection, request: Request, response: Response) -> None:
+    def _cut_off_refused(
+        self, connection: ServerConnection, request: Request, response: Response
+    ) -> None:
+        """See to it that who was not let in goes."""
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             cut_off(connection)
 

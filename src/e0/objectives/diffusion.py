@@ -48,8 +48,9 @@ class E0Objective:
     chunk, after a single evaluation, and of a switch the likeliest code; where it leaves several,
     `decoding_draws` chunks are sampled from noise in one batch, and one of them acts. Noise that is
     given is that of the first of these, which chooses the way, or (B, draws, H, D, input width)
-    that of all. A network that never saw given steps in training is not shown them by painting
-    then: of its samples the one acts that comes nearest to them. `read_out` is that of samples.
+    that of all. Given steps choose it in its place where the network never saw any in training:
+    they are not painted in, and the sample that comes nearest to them acts. `read_out` is that of
+    samples.
 
     Raises ValueError for an unknown embedding, schedule, time distribution, start, grid, sampler,
     read-out or decoding, for a negative temperature and for no draws.
@@ -210,10 +211,11 @@ class E0Objective:
         """Which of the samples (B, N, H, D) to act by, (B,); unseen: given steps that they do not
         know of."""
         standardize = self.head.tokenizer.standardize
-        chosen = keep_to_one(standardize(samples))
+        samples = standardize(samples)
+        chosen = keep_to_one(samples)
         if unseen is None:
             return chosen
-        nearest = nearest_to(standardize(samples), standardize(unseen.actions), unseen.mask)
+        nearest = nearest_to(samples, standardize(unseen.actions), unseen.mask)
         return torch.where(unseen.mask.any(1), nearest, chosen)
 
 

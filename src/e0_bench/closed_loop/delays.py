@@ -24,10 +24,11 @@ from e0_bench.statistics import Rate
 from e0_bench.tables import table
 
 CHUNKINGS = ("given", "naive", "blend", "ensemble", "wrong")
-"""given: the policy is given the steps that are executed meanwhile, if it can continue them. naive:
-it is not. blend: nor is it, and the new chunk fades in over the old one. ensemble: nor is it, and a
-step is the mean of all chunks that reach it, as in ACT (arXiv 2304.13705). wrong: it is given them
-with the opposite sign, to see whether it goes by them or by what it sees."""
+"""given: the policy is given the steps that are executed meanwhile; one that cannot continue any,
+such as regression, acts as under naive. naive: it is not. blend: nor is it, and the new chunk fades
+in over the old one. ensemble: nor is it, and a step is the mean of all chunks that reach it, as in
+ACT (arXiv 2304.13705). wrong: it is given them with the opposite sign, to see whether it goes by
+them or by what it sees."""
 SMOOTHNESS = ("seam", "change_at_seams", "change_elsewhere", "jerk")
 FADING = 0.01  # of a chunk's weight in the mean with each younger one: ACT's
 NOTE = (

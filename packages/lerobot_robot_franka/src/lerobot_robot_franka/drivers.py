@@ -15,9 +15,8 @@ import numpy as np
 
 from lerobot_robot_franka.errors import ConnectError, ControlLostError, GripperCommandError
 
-STIFFNESS = np.array(
-    [600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0]
-)  # Nm/rad, less towards the hand
+STIFFNESS = np.array([600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0])
+"""Nm/rad, less towards the hand."""
 MAXIMUM_WIDTH = 0.08  # metres, of the Franka Hand
 CONNECT_SECONDS = 10.0
 
