@@ -207,7 +207,7 @@ class E0Policy(RealTimeChunking, PreTrainedPolicy):
             raise ValueError(f"the batch has no {ACTION!r}, only {sorted(batch)}")
         if self.training and torch.is_grad_enabled():  # not where LeRobot validates
             batch = self._augmented(batch)
-        observation = self._observation(batch)
+        observation = self.observation(batch)
         if self.config.reflow_from is not None:
             steps = self.config.reflow_steps
             losses = reflow_loss(self.model, self._teacher(), observation, steps=steps)
@@ -268,7 +268,7 @@ class E0Policy(RealTimeChunking, PreTrainedPolicy):
         for the options (steps, generator, noise, keep_trace, prefix)."""
         if self.training:
             self.eval()
-        observation, policy = self._observation(batch), self.acting()
+        observation, policy = self.observation(batch), self.acting()
         options.setdefault("prefix", self.nothing_given(observation.batch))
         if not self.config.fast_sampling or options.get("keep_trace"):
             return policy.sample(observation, **options)
@@ -288,7 +288,7 @@ class E0Policy(RealTimeChunking, PreTrainedPolicy):
         self.predict(batch, generator=torch.Generator(self.device), **options)
         sampler = self._sampler(options.get("steps")) if self.config.fast_sampling else None
         if isinstance(sampler, GraphedSampler):
-            observation = self._observation(batch)
+            observation = self.observation(batch)
             sampler.warm_up(observation, self.nothing_given(observation.batch))
 
     def train(self, mode: bool = True) -> E0Policy:
@@ -337,7 +337,8 @@ class E0Policy(RealTimeChunking, PreTrainedPolicy):
         self._episode = Episode()
         self.reset()
 
-    def _observation(self, batch: dict[str, Any]) -> Observation:
+    def observation(self, batch: dict[str, Any]) -> Observation:
+        """A preprocessed batch as the network takes it; in training with `vector_noise`."""
         cameras = self.model.settings.cameras
         vectors = read_vectors(batch, cameras, self.config.vector_features)
         if self.training and self.config.vector_noise > 0:

@@ -67,4 +67,4 @@ def plain(policy: E0Policy) -> Tensor:
     """What the weights as they are now say, without anything that was made ahead."""
     device = str(policy.device)
     batch = to_device(observe(), device)
-    return policy.acting().sample(policy._observation(batch), noise=noise(device=device)).actions
+    return policy.acting().sample(policy.observation(batch), noise=noise(device=device)).actions

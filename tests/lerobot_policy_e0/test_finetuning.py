@@ -101,7 +101,7 @@ def test_the_average_acts_is_saved_and_goes_on(make: Any, tmp_path: Path) -> Non
     assert not torch.equal(raw, average)
     noise = torch.randn(3, policy.config.horizon, 7, 1)
     chunk = policy.predict_action_chunk(batch, noise=noise)
-    observation = policy._observation(batch)
+    observation = policy.observation(batch)
     assert not torch.equal(policy.model.sample(observation, noise=noise).actions, chunk)
     torch.testing.assert_close(policy.acting().sample(observation, noise=noise).actions, chunk)
     policy.save_pretrained(tmp_path)
@@ -150,7 +150,7 @@ def test_frozen_parts_stay_as_they_are(make: Any, preset: str, part: str) -> Non
 
 def test_frozen_encoding_makes_no_graph(make: Any) -> None:
     policy, batch = make("paligemma_debug", freeze_vision=True, freeze_language=True)
-    prefix = policy.model.network.encode_prefix(policy._observation(batch))
+    prefix = policy.model.network.encode_prefix(policy.observation(batch))
     assert not any(tensor.requires_grad for layer in prefix.layers for tensor in layer)
 
 
@@ -239,7 +239,7 @@ def test_draws_side_by_side_are_draws_one_by_one(make: Any, preset: str, grain: 
     noisy = torch.randn(2, *shape)
     time = torch.rand(2, 3)
     with torch.no_grad():
-        prefix = network.encode_prefix(policy._observation(batch))
+        prefix = network.encode_prefix(policy.observation(batch))
         together = network.denoise(
             prefix, noisy.transpose(0, 1).flatten(0, 1), time.T.flatten()
         ).unflatten(0, (3, 2))
@@ -302,7 +302,7 @@ def test_adapters_through_lerobots_training(
     with torch.no_grad():
         chunk = adapted.predict_action_chunk(batch, noise=noise)
         inner = adapted.get_base_model()
-        plain = inner.model.sample(inner._observation(batch), noise=noise).actions
+        plain = inner.model.sample(inner.observation(batch), noise=noise).actions
         torch.testing.assert_close(chunk, plain)
         assert not torch.equal(chunk, base.predict_action_chunk(batch, noise=noise))
     after = load_file(tmp_path / "base" / "model.safetensors")

@@ -254,7 +254,7 @@ def test_sampling_follows_the_weights(image_dataset: Path, fast: bool) -> None:
     noise = torch.randn(2, policy.config.horizon, 7, 1)
 
     def plain() -> Tensor:
-        return policy.model.sample(policy._observation(batch), noise=noise).actions
+        return policy.model.sample(policy.observation(batch), noise=noise).actions
 
     first = policy.predict_action_chunk(batch, noise=noise)
     assert bool(policy._samplers) == fast

@@ -167,9 +167,9 @@ def test_vector_noise_is_for_training_only(image_dataset: Path, raw_batch: dict[
     policy, preprocess, _ = build(image_dataset, vector_noise=0.5)
     batch = preprocess(dict(raw_batch))
     policy.train()
-    noisy = policy._observation(batch).vectors
+    noisy = policy.observation(batch).vectors
     policy.eval()
-    clean = policy._observation(batch).vectors
+    clean = policy.observation(batch).vectors
     for name in VECTORS:
         assert torch.equal(clean[name], batch[name])
         assert 0.1 < (noisy[name] - batch[name]).std() < 1.0

@@ -26,6 +26,7 @@ from e0_bench.closed_loop.episodes import (
     EpisodeLog,
     EpisodeResult,
     changed_options,
+    changes_input,
 )
 from e0_bench.closed_loop.figures import calibration_figure, success_figure
 from e0_bench.closed_loop.parallel import (
@@ -174,21 +175,27 @@ def _offers(
     for offer in (offer for some in offers.values() for offer in some):
         for checkpoint in checkpoints:
             check_fit(checkpoint, offer.name, offer.features, offer.action_size)
-        if "blackout" in settings.every_control and not any(
-            len(s) == 3 for s in offer.features.values()
-        ):
+        if changes_input(settings.every_control, "blackout") and not _can_be_hidden(offer):
             raise BenchmarkSettingsError(
-                f"the control 'blackout' needs images, and {offer.name} gives none"
+                f"the control 'blackout' needs images or a state of the environment, and "
+                f"{offer.name} gives neither"
             )
     instructions = {
         text for some in offers.values() for offer in some for text in offer.instructions
     }
-    if "instruction" in settings.every_control and len(instructions) < 2:
+    if changes_input(settings.every_control, "instruction") and len(instructions) < 2:
         raise BenchmarkSettingsError(
             "the control 'instruction' needs another instruction than the right one, and there is "
             f"only {sorted(instructions)}; give a second task, or a task with several instructions"
         )
     return offers
+
+
+def _can_be_hidden(offer: Offer) -> bool:
+    """Whether something tells where things are, so that a blackout can hide it."""
+    from lerobot.utils.constants import OBS_ENV_STATE
+
+    return OBS_ENV_STATE in offer.features or any(len(s) == 3 for s in offer.features.values())
 
 
 def _offers_of_task(environment: EnvironmentSettings, task: str) -> list[Offer]:
@@ -229,7 +236,7 @@ def _assignments(
     told = {
         (job.task, job.seed): (result.instruction,)
         for job, result in log.results.items()
-        if job.control == "instruction"
+        if job.wrong_instruction
     }
     return [
         Assignment(job, runners[job.policy], told.get((job.task, job.seed), instructions))

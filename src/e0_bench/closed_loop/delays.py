@@ -23,12 +23,13 @@ from torch import Tensor
 from e0_bench.statistics import Rate
 from e0_bench.tables import table
 
-CHUNKINGS = ("given", "naive", "blend", "ensemble", "wrong")
+CHUNKINGS = ("given", "naive", "blend", "ensemble", "guided", "wrong")
 """given: the policy is given the steps that are executed meanwhile; one that cannot continue any,
 such as regression, acts as under naive. naive: it is not. blend: nor is it, and the new chunk fades
 in over the old one. ensemble: nor is it, and a step is the mean of all chunks that reach it, as in
-ACT (arXiv 2304.13705). wrong: it is given them with the opposite sign, to see whether it goes by
-them or by what it sees."""
+ACT (arXiv 2304.13705). guided: flow matching is steered towards what is left of the last chunk, see
+`guided`; other policies act as under naive. wrong: it is given the steps with the opposite sign, to
+see whether it goes by them or by what it sees."""
 SMOOTHNESS = ("seam", "change_at_seams", "change_elsewhere", "jerk")
 FADING = 0.01  # of a chunk's weight in the mean with each younger one: ACT's
 NOTE = (
@@ -71,8 +72,15 @@ class Delay:
 
 
 def is_option(part: str) -> bool:
-    """Whether a part of a control is of its delay, and not of the environment."""
+    """Whether a part of a control is of its delay, and not of the environment or the input."""
     return part.partition("=")[0] in ("delay", "execution_horizon", "chunking")
+
+
+def described(control: str) -> str:
+    """The chunking of a control with a delay, and what else it changes, as in "given, blackout"."""
+    delay = Delay.parse(control)
+    others = [part for part in control.split() if not is_option(part)]
+    return ", ".join([*([] if delay is None else [delay.chunking]), *others])
 
 
 class LateChunks:
@@ -82,6 +90,7 @@ class LateChunks:
     """
 
     def __init__(self, delay: Delay, execution_horizon: int, horizon: int) -> None:
+        self.delay = delay
         self._delay, self._every = delay.steps, execution_horizon
         self._chunking = delay.chunking
         if not delay.steps <= execution_horizon <= horizon - delay.steps:
@@ -103,8 +112,9 @@ class LateChunks:
         return self._step % self._every == 0
 
     def act(self, predict: Callable[[Tensor | None], Tensor]) -> Tensor:
-        """The next action (D,). predict: from the steps that are executed meanwhile (d, D), None
-        for none or not to be told, to a chunk (H, D) for the present observation."""
+        """The next action (D,). predict: from the steps that are executed meanwhile (d, D), under
+        guided from all that is left (T, D), None for none or not to be told, to a chunk (H, D) for
+        the present observation."""
         if self.asks_next:
             self._follow(predict)
         assert self._chunk is not None
@@ -137,7 +147,7 @@ class LateChunks:
             return
         left = self._chunk[self._every :]
         meanwhile = left[: self._delay]
-        told = {"given": meanwhile, "wrong": -meanwhile}.get(self._chunking)
+        told = {"given": meanwhile, "wrong": -meanwhile, "guided": left}.get(self._chunking)
         new = predict(told if self._delay > 0 else None)
         left_of_all = (chunk[self._every :] for chunk in self._predicted)
         self._predicted = [*(chunk for chunk in left_of_all if len(chunk)), new]
@@ -184,6 +194,7 @@ def delays_summary(
                 rows.append(
                     {"policy": policy, "task": task}
                     | vars(delay)
+                    | {"chunking": described(control)}
                     | {"successes": rate.successes, "episodes": rate.episodes}
                     | {"rate": rate.share, "low": low, "high": high}
                     | _means(own)

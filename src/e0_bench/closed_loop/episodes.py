@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ class EpisodeLogError(ValueError):
 class EpisodeJob:
     """One episode to run.
 
-    policy: its label. control: "none", "blackout" (the policy gets black images), "instruction"
-    (it is told another instruction than the right one), or options of the environment that differ,
-    as in "camera_shift=15,0,1,0", and of a delay with which chunks come, as in "delay=2";
-    everything else is as usual.
+    policy: its label. control: "none", or what differs, separated by blanks: "blackout" (the policy
+    does not see, see `runner`), "instruction" (it is told another instruction than the right one),
+    options of the environment, as in "camera_shift=15,0,1,0", and of a delay with which chunks
+    come, as in "delay=2"; everything else is as usual.
     """
 
     policy: str
@@ -33,12 +34,24 @@ class EpisodeJob:
     seed: int
     control: str = "none"
 
+    @property
+    def blackout(self) -> bool:
+        return changes_input([self.control], "blackout")
+
+    @property
+    def wrong_instruction(self) -> bool:
+        return changes_input([self.control], "instruction")
+
+
+def changes_input(controls: Iterable[str], how: str) -> bool:
+    """Whether any of the controls changes a policy's input so: one of INPUT_CONTROLS."""
+    return any(how in control.split() for control in controls)
+
 
 def changed_options(control: str) -> tuple[str, ...]:
-    """The options of the environment that a control changes, separated by blanks in its name."""
-    if control in ("none", *INPUT_CONTROLS):
-        return ()
-    return tuple(part for part in control.split() if not is_option(part))
+    """The options of the environment that a control changes."""
+    others = ("none", *INPUT_CONTROLS)
+    return tuple(part for part in control.split() if part not in others and not is_option(part))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from e0_bench.closed_loop.environments import (
     open_environment,
 )
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult, changed_options
+from e0_bench.closed_loop.guided import can_be_guided, guided_chunk
 from e0_bench.closed_loop.ways import changes_of_mind
 from e0_maniskill.files import file_name, write_bytes
 
@@ -119,7 +120,9 @@ class Runner:
 
         prepare, _ = self._processors_of(environment)
         batch = prepare(preprocess_observation(observation) | {"task": [instruction]})
-        return self.preprocess(_without_light(batch) if blackout else batch)
+        if not blackout:
+            return self.preprocess(batch)
+        return _with_middle_state(self.preprocess(_without_light(batch)))
 
     def warm_up(
         self, environment: Environment, observation: dict[str, Any], instruction: str
@@ -154,7 +157,7 @@ class Runner:
                 environment,
                 observation,
                 told or environment.instruction,
-                blackout=job.control == "blackout",
+                blackout=job.blackout,
             )
             if late is None:
                 action = self._act(environment, batch, progress)
@@ -210,17 +213,26 @@ class Runner:
         """The next action (1, D) of chunks that come late."""
         from lerobot.utils.constants import ACTION
 
-        def predict(meanwhile: Tensor | None) -> Tensor:
-            given = {} if meanwhile is None else self._given(meanwhile)
+        def predict(told: Tensor | None) -> Tensor:
             start = self._now()
             with torch.inference_mode(), self._autocast():
-                chunk = self.policy.predict_action_chunk(batch, **given)[0]
+                chunk = self._late_chunk(batch, told, late.delay)
             progress.milliseconds.append(1e3 * (self._now() - start))
             return chunk
 
         action = late.act(predict)[None]
         _, finish = self._processors_of(environment)
         return finish({ACTION: self.postprocess(action)})[ACTION].to("cpu").numpy()
+
+    def _late_chunk(self, batch: dict[str, Any], told: Tensor | None, delay: Delay) -> Tensor:
+        """A chunk (H, D) by a policy that is told something of the last one, see `LateChunks`."""
+        if told is None:
+            return self.policy.predict_action_chunk(batch)[0]
+        if delay.chunking != "guided":
+            return self.policy.predict_action_chunk(batch, **self._given(told))[0]
+        if can_be_guided(self.policy):
+            return guided_chunk(self.policy, batch, told, delay.steps)[0]
+        return self.policy.predict_action_chunk(batch)[0]
 
     def _given(self, meanwhile: Tensor) -> dict[str, Any]:
         """How a policy is given the steps (d, D) that are executed meanwhile: E0's exactly, others
@@ -268,7 +280,7 @@ class Runner:
     def _looks_next(self, job: EpisodeJob) -> bool:
         """Whether the next observation's pictures matter: E0 policies tell how many actions of
         their chunk are left, others may look at any time."""
-        return job.control != "blackout" and getattr(self.policy, "actions_left", 0) == 0
+        return not job.blackout and getattr(self.policy, "actions_left", 0) == 0
 
     def _processors_of(self, environment: Environment) -> tuple[Any, Any]:
         """LeRobot's pre- and post-processor of an environment, kept."""
@@ -306,9 +318,19 @@ def _without_light(batch: dict[str, Any]) -> dict[str, Any]:
     return batch | dark
 
 
+def _with_middle_state(batch: dict[str, Any]) -> dict[str, Any]:
+    """The preprocessed batch, if there are no images in it, with zeros, the middle of the data, in
+    place of the environment's state: nothing tells where things are."""
+    from lerobot.utils.constants import OBS_ENV_STATE, OBS_IMAGE
+
+    if OBS_ENV_STATE not in batch or any(name.startswith(OBS_IMAGE) for name in batch):
+        return batch
+    return batch | {OBS_ENV_STATE: torch.zeros_like(batch[OBS_ENV_STATE])}
+
+
 def _told(assignment: Assignment, right: str) -> str | None:
     """The wrong instruction of an episode, drawn by its seed; None for the right one."""
-    if assignment.job.control != "instruction":
+    if not assignment.job.wrong_instruction:
         return None
     others = sorted(set(assignment.instructions) - {right})
     if not others:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e0_bench.closed_loop.decodings import DecodingError, read_decoding, require_different
-from e0_bench.closed_loop.delays import Delay
+from e0_bench.closed_loop.delays import Delay, is_option
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import INPUT_CONTROLS
 from e0_bench.closed_loop.parallel import EPISODE_SECONDS
@@ -42,8 +42,10 @@ class BenchmarkSettings:
     """Measure each E0 policy decoded in each of these ways, in place of its own, as in
     one:start=zero,denoising_steps=1 mine: (its own); they are called LABEL-one and LABEL-mine."""
     controls: tuple[str, ...] = ()
-    """Repeat episodes with one thing changed: blackout (black images), instruction (another than
-    the right one), or options of the environment, as in camera_shift=15,0,1,0."""
+    """Repeat episodes with something changed: blackout (black images; without images the middle of
+    the data in place of the environment's state), instruction (another than the right one), or
+    options of the environment, as in camera_shift=15,0,1,0; each alone, or with chunks that come
+    late, as in "blackout delay=4"."""
     delays: tuple[int, ...] = ()
     """Repeat episodes with chunks that come so many control steps after they were asked for."""
     execution_horizon: int | None = None
@@ -80,10 +82,13 @@ class BenchmarkSettings:
                 Delay.parse(control)
             except ValueError as error:
                 raise BenchmarkSettingsError(str(error)) from error
-            if control not in INPUT_CONTROLS and "=" not in control:
+            others = [part for part in control.split() if not is_option(part)]
+            named = all("=" in part for part in others) or others in [[x] for x in INPUT_CONTROLS]
+            if not control.split() or not named:
                 raise BenchmarkSettingsError(
-                    f"unknown control {control!r}: {', '.join(INPUT_CONTROLS)}, or options of the "
-                    "environment, as in camera_shift=15,0,1,0"
+                    f"unknown control {control!r}: either {' or '.join(INPUT_CONTROLS)}, or "
+                    "options of the environment, as in camera_shift=15,0,1,0; with or without a "
+                    "delay, as in 'blackout delay=2'"
                 )
         if not self.tasks:
             raise BenchmarkSettingsError("give at least one task")

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from e0_bench.closed_loop.delays import SMOOTHNESS, Delay
+from e0_bench.closed_loop.delays import SMOOTHNESS, Delay, described
 from e0_bench.figure_style import COLOURS, FAINT, STYLE, save_figure
 from e0_bench.tables import table
 
@@ -33,7 +33,8 @@ def late_chunks(summary: Mapping[str, Any], policies: Mapping[str, str]) -> list
         if delay is None or rate["task"] == "all tasks":
             continue
         policy = policies[rate["policy"]]
-        key = (policy, rate["task"], delay.steps, delay.chunking if delay.steps else "")
+        chunking = described(rate["control"]) if delay.steps else ""
+        key = (policy, rate["task"], delay.steps, chunking)
         named = dict(zip(("policy", "task", "delay", "chunking"), key, strict=True))
         rows.setdefault(key, named | {"rates": []})["rates"].append(rate["rate"])
     for row in rows.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from e0_bench.closed_loop.environments import EnvironmentSettings
@@ -117,6 +118,7 @@ def _training(settings: DemoSettings, state_only: bool) -> dict[str, Any]:
         "noise_draws": settings.noise_draws,
         "n_action_steps": settings.n_action_steps,
         "denoising_steps": settings.denoising_steps,
+        "decoding": settings.decoding,
         "objective": settings.objective,
         "horizon": HORIZON,
     }
@@ -180,7 +182,8 @@ def _results(
     updating = sum(row["update_s"] for row in curve)
     return {
         "tasks": tasks,
-        "denoising_steps": settings.denoising_steps,
+        "decoding": settings.decoding,
+        "evaluations": fmean(e.evaluations for e in episodes if e.evaluations is not None),
         "seconds": phases.seconds | {"total": sum(phases.seconds.values())},
         "peak_rss_mb": round(memory.megabytes),
         "chunk_latency_ms": chunk_latency(runner, settings.tasks[0]),

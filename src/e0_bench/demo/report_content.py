@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from e0_bench.closed_loop.decodings import Decoding
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult
 from e0_bench.closed_loop.runner import Runner, clip_path
 from e0_bench.demo.report import Clip, Report, success_figure, write_report
 from e0_bench.demo.settings import DemoSettings
 from e0_bench.files import read_json
 
+SAMPLED = Decoding("sampled", (("decoding", "fixed"),))
 PACKAGES = ("lerobot_policy_e0", "torch", "lerobot", "mani_skill", "sapien", "gymnasium", "numpy")
 
 
@@ -47,10 +50,12 @@ def write_demo_report(
 
 
 def _posterior(runner: Runner, job: EpisodeJob) -> tuple[Any, Any]:
-    """Posterior (K, H, D, V) at every denoising step of an episode's first chunk, or None if the
-    objective has none of whole chunks; and the chunk's image."""
+    """Posterior (K, H, D, V) at every denoising step of an episode's first chunk, sampled from
+    noise, or None if the objective has none of whole chunks; and the chunk's image."""
     import torch
 
+    if runner.policy.config.decoding != "fixed":
+        runner = Runner(replace(runner.settings, decoding=SAMPLED))
     environment = runner.environment(job.task)
     observation = environment.reset(job.seed)
     chunk = runner.policy.predict(

@@ -42,6 +42,11 @@ class DemoSettings:
     denoising_steps: int = 4
     workers: int = 2
 
+    @property
+    def decoding(self) -> str:
+        """How the policy is decoded: its actions are movements, which E0 decodes best so."""
+        return "adaptive" if self.objective == "e0" else "fixed"
+
     def environment(self, state_only: bool) -> dict[str, Any]:
         """Arguments of the environments, in collecting and in evaluation alike."""
         return {"proprioception": "compact", "state_only": state_only}

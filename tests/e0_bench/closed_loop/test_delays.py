@@ -45,7 +45,9 @@ def test_without_delay_chunks_follow_each_other() -> None:
 def test_what_the_policy_is_told() -> None:
     assert execute(Delay(2, chunking="naive"), 3, 7)[1] == [None, None, None]
     assert execute(Delay(2, chunking="wrong"), 3, 7)[1] == [None, [-103, -104], [-203, -204]]
-    for chunking in ("naive", "wrong"):
+    # Row 3 of the old chunk is the first that is left.
+    assert execute(Delay(2, chunking="guided"), 3, 6)[1] == [None, [103, 104, 105, 106, 107]]
+    for chunking in ("naive", "wrong", "guided"):
         assert execute(Delay(2, chunking=chunking), 3, 9)[0] == execute(Delay(2), 3, 9)[0]
 
 
@@ -124,20 +126,31 @@ def test_policies_meet_chunks_that_come_late(tmp_path: Path) -> None:
     environment = EnvironmentSettings(
         "maniskill", ("state_only=true", "proprioception=compact", "episode_length=12")
     )
-    controls = ("delay=1 execution_horizon=3", "delay=1 execution_horizon=3 chunking=naive")
-    episodes = []
+    late = "delay=1 execution_horizon=3"
+    controls = (late, *(f"{late} {other}" for other in ("chunking=naive", "chunking=guided")))
+    controls += (f"blackout {late}",)
+    policies, episodes = ["e0", "act", "flow"], []
     for name, checkpoint in (
         ("e0", save_policy(tmp_path / "e0", 17, rtc_training_max_delay=2, start="zero")),
         ("act", save_act(tmp_path / "act", 17)),
+        ("flow", save_policy(tmp_path / "flow", 17, objective="flow", start="zero")),
     ):
         runner = Runner(RunnerSettings(checkpoint, environment))
         for control in controls:
             job = EpisodeJob(name, "PushCube-v1", 1, control)
             episodes.append(runner.run(Assignment(job, runner.settings)))
     assert all(e.chunks == 4 and EpisodeResult.from_json(e.to_json()) == e for e in episodes)
-    rows = delays_summary(episodes, ["e0", "act"], ["PushCube-v1"], controls)["delays"]
-    e0, e0_naive, act, act_naive = rows
-    assert e0["seam"] > 0 and e0["seam"] != e0_naive["seam"]
-    same = ("change_at_seams", "change_elsewhere", "jerk")  # ACT cannot be given any steps
-    assert [act[name] for name in same] == pytest.approx([act_naive[name] for name in same])
+    rows = delays_summary(episodes, policies, ["PushCube-v1"], controls)["delays"]
+    how = ("given", "naive", "guided", "given, blackout")
+    assert [row["chunking"] for row in rows] == list(3 * how)
+    same = ("change_at_seams", "change_elsewhere", "jerk")
+    e0, act, flow = (
+        {row["chunking"]: [row[name] for name in same] for row in rows if row["policy"] == policy}
+        for policy in policies
+    )
+    assert all(row["seam"] > 0 for row in rows if row["policy"] == "e0")
+    assert act["given"] == act["naive"] == act["guided"], "ACT cannot be given any steps"
+    assert e0["given"] != e0["naive"] == e0["guided"], "only flow matching is guided"
+    assert len(set(map(tuple, flow.values()))) == 4
+    assert all(policy["given, blackout"] != policy["given"] for policy in (e0, act, flow))
     assert "| e0     | PushCube-v1 | 1     | 3" in delays_table(rows)

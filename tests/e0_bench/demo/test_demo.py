@@ -81,7 +81,8 @@ def assert_schema(results: dict[str, Any], *, state_only: bool) -> None:
     """Exactly the documented keys, with values of the documented kind."""
     assert set(results) == {
         "tasks",
-        "denoising_steps",
+        "decoding",
+        "evaluations",
         "seconds",
         "peak_rss_mb",
         "chunk_latency_ms",
@@ -99,7 +100,8 @@ def assert_schema(results: dict[str, Any], *, state_only: bool) -> None:
     }
     assert 0 <= task["successes"] <= task["episodes"] == len(task["seeds"])
     assert task["blackout_episodes"] == (0 if state_only else SMALL.blackout_episodes)
-    assert results["denoising_steps"] == SMALL.denoising_steps
+    assert results["decoding"] == "adaptive"
+    assert 1 <= results["evaluations"] <= 1 + SMALL.denoising_steps
     seconds = results["seconds"]
     assert set(seconds) == {"collect", "train", "evaluate", "total"}
     phases = (seconds["collect"], seconds["train"], seconds["evaluate"])

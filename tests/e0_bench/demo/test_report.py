@@ -28,7 +28,8 @@ def make_results(blind: int = 2) -> dict:
     }
     return {
         "tasks": {"PushCube-v1": push},
-        "denoising_steps": 3,
+        "decoding": "fixed",
+        "evaluations": 3.0,
         "seconds": {"collect": 41.5, "train": 754.0, "evaluate": 190.0, "total": 3985.5},
         "peak_rss_mb": 2345.6,
         "chunk_latency_ms": {"median": 21.4, "p95": 30.2, "n": 312},
