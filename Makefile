@@ -59,7 +59,7 @@ $(VULKAN): scripts/install_vulkan.sh | $(INSTALLED)
 # Where there is no wheel for this machine, its tests are left out, and say so.
 $(FRANKA): packages/lerobot_robot_franka/pyproject.toml constraints.txt | $(INSTALLED)
 	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
-		--editable 'packages/lerobot_robot_franka[sim]' || echo "no tests of the Franka plugin"
+		--editable 'packages/lerobot_robot_franka[sim,teleoperation]' || echo "no tests of the Franka plugin"
 	@touch $@
 
 clean:

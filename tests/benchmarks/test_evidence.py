@@ -24,6 +24,12 @@ def test_tables_are_those_of_the_results(evidence: ModuleType) -> None:
         assert (evidence.DOCS / f"{path.stem}.md").read_text() == text, "run benchmarks/evidence.py"
 
 
+def test_results_name_no_folder_of_the_machine_that_made_them(evidence: ModuleType) -> None:
+    named = [path.name for path in evidence.read_results() if ': "/' in path.read_text()]
+    assert not named, "make the paths in them relative"
+
+
+@pytest.mark.slow
 def test_figures_are_drawn(
     evidence: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

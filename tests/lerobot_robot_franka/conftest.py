@@ -1,10 +1,9 @@
-"""The Franka plugin is tested where franky-control and franky-sim could be installed."""
+"""The Franka plugin is tested where what it drives the simulated arm with could be installed."""
 
 from importlib.util import find_spec
 
-MISSING = [
-    name for name in ("franky", "franky_sim", "lerobot_robot_franka") if find_spec(name) is None
-]
+NEEDED = ("franky", "franky_sim", "pink", "daqp", "zmq", "lerobot_robot_franka")
+MISSING = [name for name in NEEDED if find_spec(name) is None]
 collect_ignore_glob = ["test_*.py"] if MISSING else []
 
 

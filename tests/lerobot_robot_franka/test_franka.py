@@ -76,6 +76,20 @@ def test_the_arm_follows_and_rests_at_the_last_action(host: str) -> None:
     assert not robot.is_connected
 
 
+def test_more_is_observed_on_request(host: str) -> None:
+    with make(host, pose=True, wrench=True, start_position=list(START_POSITION)) as robot:
+        seen = robot.get_observation()
+    assert list(seen) == list(robot.observation_features)
+    more = [name for name in seen if name not in HOLD]
+    assert more == [
+        *(f"ee.{name}.pos" for name in ("x", "y", "z", "xx", "xy", "xz", "yx", "yy", "yz")),
+        *(f"wrench.{name}.vel" for name in ("fx", "fy", "fz", "tx", "ty", "tz")),
+    ]
+    # The hand points down, 0.3 m before the arm; the simulated arm estimates no forces.
+    expected = [0.307, 0.0, 0.487, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, *[0.0] * 6]
+    np.testing.assert_allclose([seen[name] for name in more], expected, atol=0.02)
+
+
 def test_nothing_waits_for_the_arm_or_the_gripper(host: str) -> None:
     with make(host) as robot:
         costs = []

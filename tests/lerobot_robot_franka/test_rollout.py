@@ -12,12 +12,16 @@ from simulated_arm import START_POSITION, simulated_arm
 from lerobot_policy_e0 import E0Config, E0Policy
 from made_checkpoints import save
 
+RTC = ["--inference.queue_threshold=8", "--inference.rtc.execution_horizon=10"]
+MORE = ["--robot.velocities=true", "--robot.pose=true", "--robot.wrench=true"]
 
-def near_start(directory: Path) -> Path:
-    """A policy with random weights whose codes lie near where the arm starts."""
+
+def near_start(directory: Path, state: int) -> Path:
+    """A policy with random weights whose codes lie near where the arm starts; state: how many
+    numbers it is told of the arm."""
     torch.manual_seed(0)
     config = E0Config(
-        input_features={"observation.state": PolicyFeature(FeatureType.STATE, (8,))},
+        input_features={"observation.state": PolicyFeature(FeatureType.STATE, (state,))},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (8,))},
         device="cpu",
         push_to_hub=False,
@@ -36,15 +40,16 @@ def near_start(directory: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "inference",
+    ("state", "options"),
     [
-        ["sync"],
-        ["rtc", "--inference.queue_threshold=8", "--inference.rtc.execution_horizon=10"],
+        (8, ["--inference.type=sync"]),
+        (8, ["--inference.type=rtc", *RTC]),
+        (8 + 7 + 9 + 6, ["--inference.type=rtc", *RTC, *MORE]),
     ],
-    ids=["sync", "rtc"],
+    ids=["sync", "rtc", "more observed"],
 )
-def test_lerobot_rollout_drives_the_arm(inference: list[str], tmp_path: Path) -> None:
-    checkpoint = near_start(tmp_path / "policy")
+def test_lerobot_rollout_drives_the_arm(state: int, options: list[str], tmp_path: Path) -> None:
+    checkpoint = near_start(tmp_path / "policy", state)
     with simulated_arm() as (host, _):
         command = [
             str(Path(sys.executable).with_name("lerobot-rollout")),
@@ -56,9 +61,9 @@ def test_lerobot_rollout_drives_the_arm(inference: list[str], tmp_path: Path) ->
             "--duration=3",
             "--fps=20",
             "--task=hold",
-            f"--inference.type={inference[0]}",
-            *inference[1:],
+            *options,
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Rollout finished" in done.stdout + done.stderr
+    assert "inference error" not in done.stdout + done.stderr  # of ten, with "rtc", it says no more

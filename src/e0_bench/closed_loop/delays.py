@@ -77,10 +77,11 @@ def is_option(part: str) -> bool:
 
 
 def described(control: str) -> str:
-    """The chunking of a control with a delay, and what else it changes, as in "given, blackout"."""
+    """What a control does beside the delay: the chunking, if there is one, and what else changes,
+    as in "given, blackout"."""
     delay = Delay.parse(control)
     others = [part for part in control.split() if not is_option(part)]
-    return ", ".join([*([] if delay is None else [delay.chunking]), *others])
+    return ", ".join([delay.chunking, *others] if delay is not None and delay.steps else others)
 
 
 class LateChunks:

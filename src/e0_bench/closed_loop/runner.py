@@ -319,8 +319,9 @@ def _without_light(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_middle_state(batch: dict[str, Any]) -> dict[str, Any]:
-    """The preprocessed batch, if there are no images in it, with zeros, the middle of the data, in
-    place of the environment's state: nothing tells where things are."""
+    """The preprocessed batch, if there are no images in it, with zeros in place of the
+    environment's state, the middle of the data for policies that normalize it: nothing tells where
+    things are."""
     from lerobot.utils.constants import OBS_ENV_STATE, OBS_IMAGE
 
     if OBS_ENV_STATE not in batch or any(name.startswith(OBS_IMAGE) for name in batch):

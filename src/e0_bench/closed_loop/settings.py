@@ -42,9 +42,9 @@ class BenchmarkSettings:
     """Measure each E0 policy decoded in each of these ways, in place of its own, as in
     one:start=zero,denoising_steps=1 mine: (its own); they are called LABEL-one and LABEL-mine."""
     controls: tuple[str, ...] = ()
-    """Repeat episodes with something changed: blackout (black images; without images the middle of
-    the data in place of the environment's state), instruction (another than the right one), or
-    options of the environment, as in camera_shift=15,0,1,0; each alone, or with chunks that come
+    """Repeat episodes with something changed: blackout (black images; without images zeros, after
+    normalization, in place of the environment's state), instruction (another than the right one),
+    or options of the environment, as in camera_shift=15,0,1,0; each alone, or with chunks that come
     late, as in "blackout delay=4"."""
     delays: tuple[int, ...] = ()
     """Repeat episodes with chunks that come so many control steps after they were asked for."""

@@ -78,7 +78,8 @@ def _run_demo(settings: DemoSettings) -> dict[str, Any]:
 
 def _remember_settings(settings: DemoSettings, state_only: bool) -> None:
     path = settings.output / "settings.json"
-    current = json.loads(json.dumps(asdict(settings) | {"state_only": state_only}, default=str))
+    chosen = {"decoding": settings.decoding, "state_only": state_only}
+    current = json.loads(json.dumps(asdict(settings) | chosen, default=str))
     for key in ("output", "workers"):  # these change no result
         current.pop(key)
     if path.exists():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from lerobot_robot_franka.drivers import ArmDriver, ArmState
-from lerobot_robot_franka.errors import ControlLostError, FrankaError
+from lerobot_robot_franka.drivers import ArmDriver, ArmModel, ArmState
+from lerobot_robot_franka.errors import ControlLostError, FrankaError, UnsafeActionError
 from lerobot_robot_franka.limits import Allowed, ArmLimits, require_within
 from lerobot_robot_franka.trajectory import Bounds, Trajectory
 
@@ -18,6 +19,7 @@ SLOW = 0.25  # rad/s, of motions to a starting position
 STRETCH = 1.25  # of the time between targets, so that one which comes late finds the arm moving
 LONGEST_INTERVAL = 0.2  # seconds; targets that come later are gone to as if they had come so
 READY_SECONDS, STOP_SECONDS = 10.0, 5.0
+STIFFEN_SECONDS = 0.2  # until an arm that was guided holds by itself
 STALE_SECONDS = 1.0  # without a new state
 
 
@@ -48,9 +50,9 @@ class Arm:
         acceleration_share: float,
         limit: bool,
     ) -> None:
-        self._driver, self._limits, self._allowed = driver, limits, allowed
+        self._driver, self._limits, self.allowed = driver, limits, allowed
         self._cycle, self._limit = 1.0 / rate, limit
-        self._bounds = Bounds(
+        self.bounds = Bounds(
             allowed.lower,
             allowed.upper,
             velocity_share * np.array(limits.velocity),
@@ -63,12 +65,14 @@ class Arm:
         self._fault: FrankaError | None = None
         self._goal: Goal | None = None
         self._set_point = np.zeros(0)
-        self._state, self._state_came = ArmState(np.zeros(0), np.zeros(0)), 0.0
+        self._state, self._state_came = ArmState(*[np.zeros(0)] * len(ArmState._fields)), 0.0
+        self._guided = False
 
     def start(self) -> None:
         """Take control and hold the present joints. Raises what the driver raises, ConnectError for
         joints where this arm's cannot be, and ControlLostError if nothing comes of it in time."""
         self._fault = self._goal = None
+        self._guided = False
         self._ready.clear()
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="franka arm", daemon=True)
@@ -80,8 +84,12 @@ class Arm:
         self._raise_fault()
 
     def stop(self) -> None:
-        """Come to rest and give control back. FrankaError if the arm had stopped by itself or does
-        not answer."""
+        """Come to rest, holding by itself if it was guided, and give control back. FrankaError if
+        the arm had stopped by itself or does not answer."""
+        if self.running and self._guided:
+            with suppress(FrankaError):
+                self.guide(False)
+            time.sleep(STIFFEN_SECONDS)
         self._end_thread()
         self._raise_fault()
 
@@ -100,17 +108,43 @@ class Arm:
             )
         return self._state
 
+    def told(self) -> np.ndarray:
+        """The joints (7,), rad, where the arm is told to be now. Raises ControlLostError."""
+        self.state()
+        return self._set_point
+
+    def aimed(self) -> np.ndarray | None:
+        """The target (7,), rad, of the last `aim` since control was taken; None without one."""
+        return None if self._goal is None else self._goal.target
+
+    @property
+    def guided(self) -> bool:
+        """Whether it lets itself be moved by hand."""
+        return self._guided
+
+    def model(self) -> ArmModel:
+        """The arm as it describes itself. Raises ControlLostError."""
+        return self._driver.model()
+
+    def guide(self, guided: bool) -> None:
+        """Let the arm be moved by hand, or hold it where it then is. While it is guided it is told
+        to be where it is, and does not go to targets. Raises ControlLostError."""
+        self.state()
+        self._goal, self._guided = None, guided
+
     def aim(self, target: np.ndarray) -> np.ndarray:
         """Go to a target (7,), rad, in about the time until the next one is due; returns what was
         aimed at. Raises UnsafeActionError and ControlLostError."""
         self.state()
+        if self._guided:
+            return target
         here = self._set_point
         if self._limit:
-            safe = self._allowed.limited(target, here)
+            safe = self.allowed.limited(target, here)
             self.limited += not np.array_equal(safe, target)
             target = safe
         else:
-            self._allowed.check(target, here)
+            self.allowed.check(target, here)
         now, last = time.perf_counter(), self._goal
         interval = LONGEST_INTERVAL if last is None else now - last.asked
         interval = float(np.clip(interval, self._cycle, LONGEST_INTERVAL))
@@ -119,9 +153,12 @@ class Arm:
 
     def go_slowly(self, target: np.ndarray) -> None:
         """Go to a target (7,) that may be far, and return when the arm is told to be there. Raises
-        UnsafeActionError for one out of range, and ControlLostError."""
+        UnsafeActionError for one out of range and for an arm that is guided, and
+        ControlLostError."""
         self.state()
-        self._allowed.check_range(target)
+        if self._guided:
+            raise UnsafeActionError("the arm is guided by hand, and goes nowhere by itself")
+        self.allowed.check_range(target)
         seconds = float(np.abs(target - self._set_point).max()) / SLOW + self._cycle
         began = time.perf_counter()
         self._goal = Goal(target, began, seconds)
@@ -174,9 +211,10 @@ class Arm:
     def _follow(self) -> None:
         start = self._driver.state()
         require_within(self._limits, start.positions)
-        trajectory = Trajectory(self._bounds, self._cycle, start.positions)
+        trajectory = Trajectory(self.bounds, self._cycle, start.positions)
         self._set_point = start.positions
         going: Goal | None = None
+        guided = False
         before = due = time.perf_counter()
         while not self._stopping.is_set():
             # Cycles that were lost are not made up for: set points would jump.
@@ -188,6 +226,12 @@ class Arm:
             if goal is not None and goal is not going:
                 trajectory.aim(goal.target, now, goal.duration)
                 going = goal
+            if guided != self._guided:
+                guided = not guided
+                self._driver.guide(guided)
+            if guided:
+                here = self._driver.state().positions
+                trajectory = Trajectory(self.bounds, self._cycle, here)
             position, velocity = trajectory.step(now)
             self._driver.follow(position, velocity)
             self._state, self._set_point = self._driver.state(), position

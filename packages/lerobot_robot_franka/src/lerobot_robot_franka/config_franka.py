@@ -26,7 +26,13 @@ class FrankaConfig(RobotConfig):
 
     host: the arm's address. arm: "fr3" or "panda", whose limits hold. gripper: whether there is a
     Franka Hand. realtime: whether this machine's kernel must be a real-time one; false is for
-    simulators. velocities: observe `joint_1.vel` to `joint_7.vel`, rad/s, as well.
+    simulators.
+
+    velocities, pose, wrench: what is observed beside the positions. `joint_1.vel` to `joint_7.vel`,
+    rad/s. The hand's `ee.x.pos` to `ee.z.pos` in the frame of the arm's base, m, and there the
+    directions of its x- and y-axis, `ee.xx.pos` to `ee.yz.pos`. `wrench.fx.vel` to `wrench.tz.vel`,
+    N and Nm, no velocities (see `observations`), in the hand's frame, positive where the arm
+    pushes.
 
     start_position: joints (rad) to go to slowly when connecting; where the arm is, if None.
     margin: rad at both ends of each joint's range that are never used. velocity_share,
@@ -42,6 +48,8 @@ class FrankaConfig(RobotConfig):
     gripper: bool = True
     realtime: bool = True
     velocities: bool = False
+    pose: bool = False
+    wrench: bool = False
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     start_position: list[float] | None = None
     control_rate: float = 100.0

@@ -14,23 +14,39 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lerobot_robot_franka.errors import ConnectError, ControlLostError, GripperCommandError
+from lerobot_robot_franka.limits import JOINTS
 
 STIFFNESS = np.array([600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0])
 """Nm/rad, less towards the hand."""
+GUIDED_DAMPING = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5])
+"""Nms/rad, of an arm that is moved by hand, so that it does not go on by itself when let go."""
 MAXIMUM_WIDTH = 0.08  # metres, of the Franka Hand
 CONNECT_SECONDS = 10.0
 
 
 class ArmState(NamedTuple):
-    """positions (7,) in rad, velocities (7,) in rad/s."""
+    """positions (7,) in rad, velocities (7,) in rad/s. pose (4, 4): the hand's frame in that of the
+    arm's base, metres. wrench (6,): force in N and torque in Nm between hand and surroundings,
+    estimated from the joints' torques, in the hand's frame; positive is what the arm does to
+    them."""
 
     positions: np.ndarray
     velocities: np.ndarray
+    pose: np.ndarray
+    wrench: np.ndarray
+
+
+class ArmModel(NamedTuple):
+    """An arm as it describes itself. urdf: its links, as text. hand (4, 4): the hand's frame, which
+    is between the finger tips, in that of its flange, metres."""
+
+    urdf: str
+    hand: np.ndarray
 
 
 class ArmDriver(Protocol):
-    """An arm that follows joint targets. One thread calls all but `recover` and `close`. Every
-    method raises ControlLostError where the arm does not answer."""
+    """An arm that follows joint targets. One thread calls all but `model`, `recover` and `close`.
+    Every method raises ControlLostError where the arm does not answer."""
 
     def begin(self) -> None:
         """Take control, and hold the present joints. Raises ConnectError."""
@@ -45,6 +61,12 @@ class ArmDriver(Protocol):
         ...
 
     def state(self) -> ArmState: ...
+
+    def guide(self, guided: bool) -> None:
+        """Let itself be moved by hand: carry its own weight and follow nothing. Or follow again."""
+        ...
+
+    def model(self) -> ArmModel: ...
 
     def stop(self) -> None:
         """Come to rest and give control back. Raises ControlLostError for what went wrong."""
@@ -114,8 +136,26 @@ class FrankyArm:
     def state(self) -> ArmState:
         """See `ArmDriver`."""
         with self._told():
-            state = self._robot.current_joint_state
-        return ArmState(np.array(state.position), np.array(state.velocity))
+            state = self._robot.state
+        return ArmState(
+            np.array(state.q),
+            np.array(state.dq),
+            np.array(state.O_T_EE.matrix),
+            np.array(state.K_F_ext_hat_K),
+        )
+
+    def guide(self, guided: bool) -> None:
+        """See `ArmDriver`. libfranka adds what carries the arm to all torques."""
+        with self._told():
+            if guided:
+                self._tracker.set_gains(stiffness=np.zeros(JOINTS), damping=GUIDED_DAMPING)
+            else:
+                self._tracker.set_gains(stiffness=STIFFNESS)
+
+    def model(self) -> ArmModel:
+        """See `ArmDriver`."""
+        with self._told():
+            return ArmModel(self._robot.model_urdf, np.array(self._robot.state.F_T_EE.matrix))
 
     def stop(self) -> None:
         """See `ArmDriver`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from lerobot.cameras.utils import make_cameras_from_configs
@@ -17,9 +18,12 @@ from lerobot_robot_franka.drivers import FrankyArm, FrankyHand
 from lerobot_robot_franka.errors import UnsafeActionError
 from lerobot_robot_franka.gripper import Gripper
 from lerobot_robot_franka.limits import ARMS, JOINT_NAMES, Allowed
+from lerobot_robot_franka.observations import VECTORS
 
 GRIPPER = "gripper.pos"
 SLACK = 0.1  # a policy that has learned "closed" may say -0.02
+
+_ROBOTS: WeakSet[Franka] = WeakSet()  # that are connected in this process
 
 
 class Franka(Robot):
@@ -39,6 +43,7 @@ class Franka(Robot):
         self.cameras = make_cameras_from_configs(config.cameras)
         self.arm: Arm | None = None
         self.gripper: Gripper | None = None
+        self._vectors = [v for setting, v in VECTORS.items() if getattr(config, setting)]
         self._open = ExitStack()  # of what disconnect closes
 
     @cached_property
@@ -51,8 +56,8 @@ class Franka(Robot):
     def observation_features(self) -> dict[str, type | tuple]:
         """See `Robot`."""
         features: dict[str, type | tuple] = dict(self.action_features)
-        if self.config.velocities:
-            features |= dict.fromkeys((f"{name}.vel" for name in JOINT_NAMES), float)
+        for vector in self._vectors:
+            features |= dict.fromkeys(vector.names, float)
         for name, camera in self.cameras.items():
             features[name] = (camera.height, camera.width, 3)
         return features
@@ -105,6 +110,7 @@ class Franka(Robot):
             self.arm.start()
             if config.start_position is not None:
                 self.arm.go_slowly(np.array(config.start_position, dtype=float))
+            _ROBOTS.add(self)
         except BaseException:
             with suppress(Exception):  # the first error is the one that tells
                 self._release()
@@ -113,15 +119,13 @@ class Franka(Robot):
     def get_observation(self) -> dict[str, Any]:
         """The newest state and pictures. Raises ControlLostError once the arm has stopped."""
         state = self._connected().state()
-        names = JOINT_NAMES
-        observation: dict[str, Any] = {
-            f"{name}.pos": float(value) for name, value in zip(names, state.positions, strict=True)
-        }
+        positions = zip(JOINT_NAMES, state.positions, strict=True)
+        observation: dict[str, Any] = {f"{name}.pos": float(value) for name, value in positions}
         if self.gripper is not None:
             observation[GRIPPER] = self.gripper.opening()
-        if self.config.velocities:
-            velocities = zip(names, state.velocities, strict=True)
-            observation |= {f"{name}.vel": float(value) for name, value in velocities}
+        for vector in self._vectors:
+            numbers = zip(vector.names, vector.read(state), strict=True)
+            observation |= {name: float(number) for name, number in numbers}
         return observation | {name: camera.read_latest() for name, camera in self.cameras.items()}
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +151,11 @@ class Franka(Robot):
             self.gripper.aim(values[GRIPPER])
         return values | {name: float(value) for name, value in zip(names, sent, strict=True)}
 
+    def guide(self, guided: bool) -> None:
+        """Let the arm be moved by hand, or hold it where it then is. While it is guided, actions
+        move the gripper alone. Raises ControlLostError."""
+        self._connected().guide(guided)
+
     def recover(self) -> None:
         """After ControlLostError: clear what stopped the arm and hold where it is. Raises
         ControlLostError where only a new connection helps."""
@@ -168,9 +177,22 @@ class Franka(Robot):
         return self.arm
 
     def _release(self) -> None:
+        _ROBOTS.discard(self)
         opened, self._open = self._open, ExitStack()
         self.arm = self.gripper = None
         opened.close()  # goes on after an error, which it raises at the end
+
+
+def the_connected() -> tuple[Franka, Arm]:
+    """The one robot that is connected in this process, and its arm, for teleoperators: LeRobot
+    gives them no observation. Raises DeviceNotConnectedError for none, and for several."""
+    robots = [(robot, robot.arm) for robot in _ROBOTS if robot.arm is not None]
+    if len(robots) != 1:
+        raise DeviceNotConnectedError(
+            f"teleoperation needs one connected --robot.type=franka in this process, "
+            f"found {len(robots)}"
+        )
+    return robots[0]
 
 
 def _number(name: str, value: Any) -> float:

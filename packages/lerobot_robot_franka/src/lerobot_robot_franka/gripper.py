@@ -72,6 +72,11 @@ class Gripper:
             raise type(self._fault)(str(self._fault))
         return self._opening
 
+    def told(self) -> float:
+        """What it was told last, or how far it was open at the start. Raises as `opening`."""
+        self.opening()
+        return self._commanded if self._wanted is None else self._wanted
+
     def aim(self, opening: float) -> None:
         """Have the gripper open or close. Raises UnsafeActionError outside 0 to 1."""
         self.opening()
