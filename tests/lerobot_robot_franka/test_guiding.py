@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from lerobot_robot_franka.errors import ControlLostError
 from simulated_arm import push, simulated_arm
 
 from lerobot_robot_franka import Franka, FrankaConfig, FrankaGuiding, FrankaGuidingConfig
@@ -54,6 +55,18 @@ def test_a_guided_arm_goes_where_it_is_pulled_and_then_holds() -> None:
         assert np.abs(held[-1] - held[0]).max() < 0.01
         action = {name: robot.get_observation()[name] for name in robot.action_features}
         robot.send_action(action)  # led on from where it was let go, without a refusal
+
+
+def test_an_arm_that_does_not_follow_is_let_go() -> None:
+    with (
+        simulated_arm() as (host, process),
+        pytest.raises(ControlLostError, match=r"joint_\d is .* where it is told to be"),
+        Franka(FrankaConfig(host=host, realtime=False)) as robot,
+    ):
+        push(process, 0.0, 300.0, 0.0)
+        for _ in range(200):
+            robot.get_observation()
+            time.sleep(0.05)
 
 
 def test_where_an_arm_would_not_be_sent_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lerobot_robot_franka.drivers import ArmDriver, ArmModel, ArmState
 from lerobot_robot_franka.errors import ControlLostError, FrankaError, UnsafeActionError
-from lerobot_robot_franka.limits import Allowed, ArmLimits, require_within
+from lerobot_robot_franka.limits import JOINT_NAMES, Allowed, ArmLimits, require_within
 from lerobot_robot_franka.trajectory import Bounds, Trajectory
 
 SLOW = 0.25  # rad/s, of motions to a starting position
@@ -21,6 +21,7 @@ LONGEST_INTERVAL = 0.2  # seconds; targets that come later are gone to as if the
 READY_SECONDS, STOP_SECONDS = 10.0, 5.0
 STIFFEN_SECONDS = 0.2  # until an arm that was guided holds by itself
 STALE_SECONDS = 1.0  # without a new state
+ASTRAY = 0.5  # rad from where it is told to be: it is pushed, stuck, or out of control
 
 
 class Goal(NamedTuple):
@@ -187,6 +188,15 @@ class Arm:
                 f"the arm does not answer: it did not come to rest in {STOP_SECONDS:.0f} s as told"
             )
 
+    def _require_followed(self) -> None:
+        away = np.abs(self._state.positions - self._set_point)
+        worst = int(away.argmax())
+        if away[worst] > ASTRAY:
+            raise ControlLostError(
+                f"{JOINT_NAMES[worst]} is {away[worst]:.2f} rad from where it is told to be: the "
+                "arm is pushed, stuck, or out of control"
+            )
+
     def _raise_fault(self) -> None:
         if self._fault is not None:
             raise type(self._fault)(str(self._fault))
@@ -236,6 +246,7 @@ class Arm:
             self._driver.follow(position, velocity)
             self._state, self._set_point = self._driver.state(), position
             self._state_came = time.perf_counter()
+            self._require_followed()
             self.cycle_seconds.append(now - before)
             before = now
             self._ready.set()
