@@ -31,7 +31,12 @@ def script() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "against", ["none", pytest.param("lerobot-pi0", marks=pytest.mark.slow), "lerobot-pi05"]
+    "against",
+    [
+        "none",
+        pytest.param("lerobot-pi0", marks=pytest.mark.slow),
+        pytest.param("lerobot-pi05", marks=pytest.mark.slow),
+    ],
 )
 def test_dry_run(
     script: ModuleType, against: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
