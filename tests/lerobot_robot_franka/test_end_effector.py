@@ -51,6 +51,22 @@ def lead(
     return seen, acted
 
 
+def there_and_back(
+    robot: Franka, teleop: FrankaEndEffector, device: Scripted, motion: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is observed before and after a second of a motion; then it is undone."""
+    lead(robot, teleop, 0.2)
+    start = robot.get_observation()
+    device.says = STILL | {motion: 1.0}
+    lead(robot, teleop, 1.0)
+    device.says = STILL
+    lead(robot, teleop, 0.7)
+    there = robot.get_observation()
+    device.says = STILL | {motion: -1.0}
+    lead(robot, teleop, 1.0)
+    return start, there
+
+
 def numbers(values: dict[str, Any], names: list[str]) -> np.ndarray:
     return np.array([values[name] for name in names])
 
@@ -68,15 +84,7 @@ def test_lerobot_finds_the_teleoperators() -> None:
 
 def test_the_hand_moves_as_the_device_says_and_does_not_turn(host: str) -> None:
     with leading(host, speed=0.05) as (robot, teleop, device):
-        lead(robot, teleop, 0.2)
-        start = robot.get_observation()
-        device.says = STILL | {"delta_x": 1.0}
-        lead(robot, teleop, 1.0)
-        device.says = STILL
-        lead(robot, teleop, 0.7)
-        there = robot.get_observation()
-        device.says = STILL | {"delta_x": -1.0}
-        lead(robot, teleop, 1.0)
+        start, there = there_and_back(robot, teleop, device, "delta_x")
     moved = numbers(there, HAND) - numbers(start, HAND)
     np.testing.assert_allclose(moved, [0.05, 0.0, 0.0], atol=0.01)
     axes = [name for name in start if name.startswith("ee.") and name not in HAND]
@@ -87,15 +95,7 @@ def test_the_hand_moves_as_the_device_says_and_does_not_turn(host: str) -> None:
 @pytest.mark.slow
 def test_the_hand_turns_where_a_device_says_so(host: str) -> None:
     with leading(host, turn_speed=0.4) as (robot, teleop, device):
-        lead(robot, teleop, 0.2)
-        start = robot.get_observation()
-        device.says = STILL | {"delta_wz": 1.0}
-        lead(robot, teleop, 1.0)
-        device.says = STILL
-        lead(robot, teleop, 0.7)
-        there = robot.get_observation()
-        device.says = STILL | {"delta_wz": -1.0}
-        lead(robot, teleop, 1.0)
+        start, there = there_and_back(robot, teleop, device, "delta_wz")
     ends = [math.atan2(*numbers(seen, ["ee.xy.pos", "ee.xx.pos"])) for seen in (start, there)]
     assert ends[1] - ends[0] == pytest.approx(0.4, abs=0.08)
     np.testing.assert_allclose(numbers(there, HAND), numbers(start, HAND), atol=0.01)

@@ -92,8 +92,7 @@ class LateChunks:
 
     def __init__(self, delay: Delay, execution_horizon: int, horizon: int) -> None:
         self.delay = delay
-        self._delay, self._every = delay.steps, execution_horizon
-        self._chunking = delay.chunking
+        self._every = execution_horizon
         if not delay.steps <= execution_horizon <= horizon - delay.steps:
             raise ValueError(
                 f"a chunk of {horizon} steps that comes {delay.steps} late cannot be executed for "
@@ -147,21 +146,21 @@ class LateChunks:
             self._predicted = [self._chunk]
             return
         left = self._chunk[self._every :]
-        meanwhile = left[: self._delay]
-        told = {"given": meanwhile, "wrong": -meanwhile, "guided": left}.get(self._chunking)
-        new = predict(told if self._delay > 0 else None)
+        meanwhile = left[: self.delay.steps]
+        told = {"given": meanwhile, "wrong": -meanwhile, "guided": left}.get(self.delay.chunking)
+        new = predict(told if self.delay.steps > 0 else None)
         left_of_all = (chunk[self._every :] for chunk in self._predicted)
         self._predicted = [*(chunk for chunk in left_of_all if len(chunk)), new]
-        if len(left) > self._delay:
-            self._seams.append(new[self._delay] - left[self._delay])
-        self._at_seams.append(self._step + self._delay)
-        new = _mean_of_chunks(self._predicted if self._chunking == "ensemble" else [new])
-        new[: self._delay] = meanwhile
-        if self._chunking == "blend":
-            overlap = len(left) - self._delay
+        if len(left) > self.delay.steps:
+            self._seams.append(new[self.delay.steps] - left[self.delay.steps])
+        self._at_seams.append(self._step + self.delay.steps)
+        new = _mean_of_chunks(self._predicted if self.delay.chunking == "ensemble" else [new])
+        new[: self.delay.steps] = meanwhile
+        if self.delay.chunking == "blend":
+            overlap = len(left) - self.delay.steps
             share = torch.arange(1, overlap + 1)[:, None] / (overlap + 1)
-            both = slice(self._delay, len(left))
-            new[both] = share * new[both] + (1 - share) * left[self._delay :]
+            both = slice(self.delay.steps, len(left))
+            new[both] = share * new[both] + (1 - share) * left[self.delay.steps :]
         self._chunk = new
 
 

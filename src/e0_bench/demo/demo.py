@@ -178,13 +178,14 @@ def _results(
             "blackout_successes": sum(e.success for e in blind),
             "blackout_episodes": len(blind),
         }
+    counts = [e.evaluations for e in episodes if e.control == "none" and e.evaluations is not None]
     curve = read_learning_curve(settings.output / "train" / LEARNING_CURVE)
     loading = sum(row["dataloading_s"] for row in curve)
     updating = sum(row["update_s"] for row in curve)
     return {
         "tasks": tasks,
         "decoding": settings.decoding,
-        "evaluations": fmean(e.evaluations for e in episodes if e.evaluations is not None),
+        "evaluations": fmean(counts),
         "seconds": phases.seconds | {"total": sum(phases.seconds.values())},
         "peak_rss_mb": round(memory.megabytes),
         "chunk_latency_ms": chunk_latency(runner, settings.tasks[0]),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import draccus
 import numpy as np
-from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
+from lerobot.teleoperators import TeleoperatorConfig, make_teleoperator_from_config
 from lerobot.utils.errors import DeviceNotConnectedError
 
 from lerobot_robot_franka.arm import Arm
@@ -17,6 +17,7 @@ from lerobot_robot_franka.config_franka_end_effector import FrankaEndEffectorCon
 from lerobot_robot_franka.franka import GRIPPER, Franka, the_connected
 from lerobot_robot_franka.kinematics import HandKinematics, libraries
 from lerobot_robot_franka.limits import JOINT_NAMES
+from lerobot_robot_franka.teleoperator import PlainTeleoperator
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Course(NamedTuple):
     asked: float  # when, seconds
 
 
-class FrankaEndEffector(Teleoperator):
+class FrankaEndEffector(PlainTeleoperator):
     """LeRobot's device moves the hand of the one Franka arm that is connected in this process.
 
     Actions: `joint_1.pos` to `joint_7.pos` in rad, absolute, and `gripper.pos` from 0, closed, to
@@ -91,25 +92,9 @@ class FrankaEndEffector(Teleoperator):
         return dict.fromkeys([*(f"{name}.pos" for name in JOINT_NAMES), GRIPPER], float)
 
     @property
-    def feedback_features(self) -> dict[str, type]:
-        """There is none."""
-        return {}
-
-    @property
     def is_connected(self) -> bool:
         """Whether the device is."""
         return self.device.is_connected
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Motions need no calibration."""
-        return True
-
-    def calibrate(self) -> None:
-        """There is nothing to calibrate."""
-
-    def configure(self) -> None:
-        """There is nothing to configure."""
 
     def connect(self, calibrate: bool = True) -> None:
         """Connect the device. The arm may be connected later, before the first action."""
@@ -140,9 +125,6 @@ class FrankaEndEffector(Teleoperator):
         names = (f"{name}.pos" for name in JOINT_NAMES)
         action: dict[str, Any] = dict(zip(names, course.joints.tolist(), strict=True))
         return action if course.opening is None else action | {GRIPPER: course.opening}
-
-    def send_feedback(self, feedback: dict[str, Any]) -> None:
-        """There is none to send."""
 
     def disconnect(self) -> None:
         """Disconnect the device; the arm rests at the last action."""

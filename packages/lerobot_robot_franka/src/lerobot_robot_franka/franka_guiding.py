@@ -6,17 +6,16 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from lerobot.teleoperators import Teleoperator
-
 from lerobot_robot_franka.config_franka_guiding import FrankaGuidingConfig
 from lerobot_robot_franka.errors import ControlLostError, UnsafeActionError
 from lerobot_robot_franka.franka import GRIPPER, Franka, the_connected
 from lerobot_robot_franka.limits import JOINT_NAMES
+from lerobot_robot_franka.teleoperator import PlainTeleoperator
 
 logger = logging.getLogger(__name__)
 
 
-class FrankaGuiding(Teleoperator):
+class FrankaGuiding(PlainTeleoperator):
     """A person moves the one Franka arm that is connected in this process by hand.
 
     Actions: `joint_1.pos` to `joint_7.pos` in rad, as measured, and `gripper.pos` as it was at
@@ -40,25 +39,9 @@ class FrankaGuiding(Teleoperator):
         return dict.fromkeys([*(f"{name}.pos" for name in JOINT_NAMES), GRIPPER], float)
 
     @property
-    def feedback_features(self) -> dict[str, type]:
-        """There is none."""
-        return {}
-
-    @property
     def is_connected(self) -> bool:
         """From `connect` to `disconnect`."""
         return self._connected
-
-    @property
-    def is_calibrated(self) -> bool:
-        """The arm knows its joints by itself."""
-        return True
-
-    def calibrate(self) -> None:
-        """There is nothing to calibrate."""
-
-    def configure(self) -> None:
-        """There is nothing to configure."""
 
     def connect(self, calibrate: bool = True) -> None:
         """The arm may be connected later, before the first action."""
@@ -84,9 +67,6 @@ class FrankaGuiding(Teleoperator):
             self._outside = True
         names = (f"{name}.pos" for name in JOINT_NAMES)
         return dict(zip(names, positions.tolist(), strict=True)) | self._opening
-
-    def send_feedback(self, feedback: dict[str, Any]) -> None:
-        """There is none to send."""
 
     def disconnect(self) -> None:
         """Have the arm hold where it is. One that has stopped by itself says so when it is

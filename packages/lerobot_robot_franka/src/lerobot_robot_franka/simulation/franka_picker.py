@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from lerobot.teleoperators import Teleoperator
 
 from lerobot_robot_franka.simulation.config_franka_picker import FrankaPickerConfig
 from lerobot_robot_franka.simulation.scene import HALF, Place
 from lerobot_robot_franka.simulation.world import Watcher
+from lerobot_robot_franka.teleoperator import PlainTeleoperator
 
 CLOSE, STAY, OPEN = 0.0, 1.0, 2.0  # what LeRobot's devices say of a gripper
 ABOVE, HIGH = 0.12, 0.25  # metres: where the hand waits above the cube, where it is lifted to
@@ -22,7 +22,7 @@ GAIN, TURN_GAIN = 12.0, 4.0  # of the device's full motion, per metre and rad of
 NARROW = 2 * HALF + 0.015  # metres between fingers that have closed upon the cube
 
 
-class FrankaPicker(Teleoperator):
+class FrankaPicker(PlainTeleoperator):
     """Goes over the cube, down, closes the hand and lifts it; from wherever it is."""
 
     config_class = FrankaPickerConfig
@@ -40,25 +40,9 @@ class FrankaPicker(Teleoperator):
         return dict.fromkeys(("delta_x", "delta_y", "delta_z", "delta_wz", "gripper"), float)
 
     @property
-    def feedback_features(self) -> dict[str, type]:
-        """There is none."""
-        return {}
-
-    @property
     def is_connected(self) -> bool:
         """Whether it sees the scene."""
         return self._watcher is not None
-
-    @property
-    def is_calibrated(self) -> bool:
-        """There is nothing to calibrate."""
-        return True
-
-    def calibrate(self) -> None:
-        """There is nothing to calibrate."""
-
-    def configure(self) -> None:
-        """There is nothing to configure."""
 
     def connect(self, calibrate: bool = True) -> None:
         """Begin to look."""
@@ -71,9 +55,6 @@ class FrankaPicker(Teleoperator):
         self.scene = self._watcher.look()
         cube, hand = Place(*self.scene["cube"]), Place(*self.scene["hand"])
         return motion(cube, hand, self.scene["width"])
-
-    def send_feedback(self, feedback: dict[str, Any]) -> None:
-        """There is none to send."""
 
     def disconnect(self) -> None:
         """Look away."""

@@ -29,7 +29,8 @@ ARM = "robot0_"  # before every name of the arm
 
 
 class Place(NamedTuple):
-    """Where a cube's middle is, metres, and how far it is turned about z, rad."""
+    """Where the middle of the cube or the point between the finger tips is, metres, and how far it
+    is turned about z, rad."""
 
     x: float
     y: float
@@ -80,7 +81,7 @@ def put_cube(model: mujoco.MjModel, data: mujoco.MjData, place: Place) -> None:
 def cube_place(data: mujoco.MjData) -> Place:
     """Where the cube is; turned by what is least of the four equal ways."""
     body = data.body("cube")
-    turn = _turn(body.xmat, 0)
+    turn = _turn(body.xmat)
     quarter = np.pi / 2
     return _place(body.xpos, turn - quarter * round(turn / quarter))
 
@@ -88,7 +89,7 @@ def cube_place(data: mujoco.MjData) -> Place:
 def hand_place(data: mujoco.MjData) -> Place:
     """Where the point between the finger tips is; not turned where the fingers open along y."""
     tips = data.site("tips")
-    return _place(tips.xpos, _turn(tips.xmat, 0))
+    return _place(tips.xpos, _turn(tips.xmat))
 
 
 def _place(position: np.ndarray, turn: float) -> Place:
@@ -96,7 +97,7 @@ def _place(position: np.ndarray, turn: float) -> Place:
     return Place(x, y, z, turn)
 
 
-def _turn(rotation: np.ndarray, axis: int) -> float:
-    """How far an axis is turned about z from the base's x, rad."""
-    x, y, _ = rotation.reshape(3, 3)[:, axis]
+def _turn(rotation: np.ndarray) -> float:
+    """How far the x-axis is turned about z from the base's, rad."""
+    x, y, _ = rotation.reshape(3, 3)[:, 0]
     return float(np.arctan2(y, x))

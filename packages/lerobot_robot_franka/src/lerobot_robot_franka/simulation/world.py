@@ -100,7 +100,6 @@ class Supervisor:
             "hand": hand_place(self.simulator.data),
             "width": self.simulator.robots[0].hand_width,
             "lifted": self.lifted,
-            "left_home": self.left_home,
         }
 
 
@@ -116,8 +115,8 @@ class Watcher:
 
     def look(self) -> dict[str, Any]:
         """seed of the running episode; cube and hand: x, y, z, turn, see `scene.Place`; width
-        between the fingers, metres; lifted: whether the cube was held in the air; left_home:
-        whether the arm has begun. Raises zmq.Again where the simulation is gone."""
+        between the fingers, metres; lifted: whether the cube was held in the air. Raises zmq.Again
+        where the simulation is gone."""
         self._socket.send(b"")
         return json.loads(self._socket.recv())
 
