@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHARE_WITHOUT = 0.5
+SHARE_WITHOUT = 0.75
 """Share of the chunks in training of which nothing is given: a policy must be able to begin, and to
 look at what it sees rather than go on as before."""
 
@@ -114,9 +114,9 @@ def _rows(wrong: Tensor) -> str:
 
 
 def draw_given(valid: Tensor, longest: int) -> Tensor:
-    """Which steps of training chunks are given, (B, H) bool, of valid (B, H): of half of the chunks
-    none, of the others the first 1 to `longest`, each number as likely, but at least one valid step
-    is left."""
+    """Which steps of training chunks are given, (B, H) bool, of valid (B, H): of most of the
+    chunks none (`SHARE_WITHOUT`), of the others the first 1 to `longest`, each number as likely,
+    but at least one valid step is left."""
     count, horizon = valid.shape
     given = torch.randint(1, longest + 1, (count,), device=valid.device)
     given = given.masked_fill(torch.rand(count, device=valid.device) < SHARE_WITHOUT, 0)
