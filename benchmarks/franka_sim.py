@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from e0_bench.files import write_json
@@ -139,6 +140,8 @@ def demonstrate(work: Path, count: int) -> dict[str, Any]:
                 follower_smooth_move_to(robot, here, home, HOME_SECONDS)
                 wait_for_reset(watcher, seen["seed"])
         dataset.finalize()
+        assert robot.arm is not None
+        cycles = {str(length): count for length, count in sorted(robot.arm.cycles.items())}
         robot.disconnect()
         teleop.disconnect()
     return {
@@ -146,7 +149,32 @@ def demonstrate(work: Path, count: int) -> dict[str, Any]:
         "tries": tries,
         "frames": dataset.num_frames,
         "seconds": time.monotonic() - began,
+        "cycles": cycles,
+        "changes": changes(work / "dataset", work / "dataset"),
     }
+
+
+def changes(dataset: Path, demonstrations: Path) -> dict[str, float]:
+    """How far the joints' targets of recorded episodes change from step to step, in deviations of
+    those demonstrated (root mean squares): a chunk that does not continue the last one shows."""
+    targets, within = joint_targets(dataset)
+    deviation = joint_targets(demonstrations)[0].std(0)
+    sizes = np.sqrt(((np.diff(targets, axis=0) / deviation) ** 2).mean(1))[within]
+    return {
+        "mean": float(sizes.mean()),
+        "99 %": float(np.quantile(sizes, 0.99)),
+        "largest": float(sizes.max()),
+    }
+
+
+def joint_targets(dataset: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Of all recorded steps, (N, 7), rad, and which of the changes between them, (N - 1,), lie
+    within an episode."""
+    from lerobot.datasets import LeRobotDataset
+
+    frames = LeRobotDataset(f"local/{dataset.name}", root=dataset).hf_dataset
+    columns = frames.with_format("numpy").select_columns(["action", "episode_index"])[:]
+    return np.asarray(columns["action"])[:, :7], np.diff(columns["episode_index"]) == 0
 
 
 def wait_for_reset(watcher: Any, seed: int) -> None:
@@ -190,11 +218,18 @@ def roll_out(work: Path, checkpoint: Path, count: int) -> dict[str, Any]:
     outcomes = outcomes[:count]
     rate = Rate(sum(outcome["lifted"] for outcome in outcomes), len(outcomes))
     text = output.read_text()
+    cycles = re.search(r"control cycles by their milliseconds: (\{.*\}); (\d+) unsafe", text)
+    if cycles is None:
+        raise RuntimeError(f"the robot did not tell of its control cycles: see {output}")
     return {
         "successes": rate.successes,
         "episodes": rate.episodes,
         "interval": rate.interval,
-        "slow_ticks": len(re.findall("running slower", text)),
+        "ticks": len(joint_targets(work / "rollouts")[0]),
+        "slow_ticks_hz": [float(hz) for hz in re.findall(r"running slower \((\S+) Hz", text)],
+        "limited": int(cycles[2]),
+        "cycles": json.loads(cycles[1]),
+        "changes": changes(work / "rollouts", work / "dataset"),
         "outcomes": outcomes,
     }
 

@@ -94,6 +94,8 @@ class E0Config(PreTrainedConfig):
         init_from: weights that a new policy starts from (`e0.weights`): pi-0, pi-0.5, PaliGemma or
             the authors' E0, as a file, directory or hub id.
         initialized_from: set by it, what the weights were and their hash.
+        action_feature_names: set by training, the dataset's; LeRobot brings a robot's actions into
+            their order, and warns of other names.
         refit_codebook: continue from a checkpoint with codebooks that are fitted to this dataset.
         prefix_from: checkpoint directory of a trained policy, of any objective; a new policy starts
             with its encoding of observations, and learns on from there.
@@ -156,6 +158,7 @@ class E0Config(PreTrainedConfig):
     ema_decay: float = 0.0
     init_from: str | None = None
     initialized_from: str | None = None
+    action_feature_names: list[str] | None = None
     refit_codebook: bool = False
     prefix_from: str | None = None
     reflow_from: str | None = None

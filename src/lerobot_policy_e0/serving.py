@@ -91,6 +91,7 @@ class ServedCheckpoint:
             "features": {name: list(feature.shape) for name, feature in inputs.items()},
             "prompt": self._takes_prompt,
             "action_size": action_size,
+            "action_names": getattr(config, "action_feature_names", None),
             "horizon": self._rows or horizon,
             "n_action_steps": getattr(config, "n_action_steps", None),
             "rtc_max_delay": self._longest_delay,

@@ -179,6 +179,15 @@ def test_what_a_checkpoint_does_not_look_at_is_named(
     assert "without observation.images.front, observation.touch" in caplog.text
 
 
+def test_a_checkpoint_tells_what_the_numbers_of_its_actions_are_called(
+    vector_dataset: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    meta, names = metadata(vector_dataset), [f"joint_{n}.pos" for n in range(ACTION_DIM)]
+    meta.features["action"]["names"] = names
+    continued(checkpoint, meta)[0].save_pretrained(tmp_path)
+    assert PreTrainedConfig.from_pretrained(tmp_path).action_feature_names == names
+
+
 def test_a_checkpoint_forgets_what_its_training_was_begun_with(
     vector_dataset: Path, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -32,8 +33,17 @@ def push(process: subprocess.Popen[str], x: float, y: float, z: float) -> None:
     process.stdin.flush()
 
 
+def speed(process: subprocess.Popen[str]) -> float:
+    """Of the fastest joint now, rad/s, as the simulation knows it."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return max(abs(velocity) for velocity in json.loads(process.stdout.readline()))
+
+
 def main() -> None:
-    """Serve one, print its address, and pull at its hand as standard input says."""
+    """Serve one, print its address, and pull at its hand, or tell its joints' velocities, as
+    standard input says."""
     from franky_sim import SimulationServer
     from franky_sim.mujoco_simulator import MujocoSimulator
 
@@ -41,16 +51,19 @@ def main() -> None:
     simulator.add_robot(initial_q=START_POSITION)
     with simulator, SimulationServer(simulator) as server:
         print(server.robot_servers[0].hostname, flush=True)
-        threading.Thread(target=_pull, args=(simulator,), daemon=True).start()
+        threading.Thread(target=_obey, args=(simulator,), daemon=True).start()
         server.run_forever()
 
 
-def _pull(simulator: object) -> None:
+def _obey(simulator: object) -> None:
     model, data = simulator.model, simulator.data  # pyright: ignore[reportAttributeAccessIssue]
     names = [model.body(number).name for number in range(model.nbody)]
     (hand,) = (number for number, name in enumerate(names) if name.endswith("hand"))
     for line in sys.stdin:
-        data.xfrc_applied[hand, :3] = [float(number) for number in line.split()]
+        if line.strip():
+            data.xfrc_applied[hand, :3] = [float(number) for number in line.split()]
+        else:
+            print(json.dumps(list(data.qvel[:7])), flush=True)
 
 
 if __name__ == "__main__":

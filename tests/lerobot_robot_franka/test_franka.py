@@ -1,9 +1,13 @@
 """The robot against a simulated arm that speaks Franka's own protocol, by way of libfranka."""
 
+import json
+import logging
 import math
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +16,11 @@ import numpy as np
 import pytest
 from lerobot.robots import RobotConfig, make_robot_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
+from lerobot_robot_franka.drivers import connected
 from lerobot_robot_franka.errors import ConnectError, ControlLostError, UnsafeActionError
 from simulated_arm import START_POSITION, simulated_arm
 
-from lerobot_robot_franka import Franka, FrankaConfig
+from lerobot_robot_franka import Franka, FrankaConfig, recover
 
 HOLD = {f"joint_{n}.pos": x for n, x in enumerate(START_POSITION, 1)} | {"gripper.pos": 0.5}
 
@@ -52,9 +57,11 @@ def test_lerobot_finds_the_robot(host: str) -> None:
     ]
 
 
-def test_the_arm_follows_and_rests_at_the_last_action(host: str) -> None:
+def test_the_arm_follows_and_rests_at_the_last_action(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
     robot = make(host, velocities=True)
-    with robot:
+    with caplog.at_level(logging.INFO, "lerobot_robot_franka"), robot:
         assert robot.is_connected
         start = robot.get_observation()
         assert start["joint_2.pos"] == pytest.approx(-0.785, abs=0.02)
@@ -74,6 +81,10 @@ def test_the_arm_follows_and_rests_at_the_last_action(host: str) -> None:
         assert first["joint_6.pos"] == pytest.approx(second["joint_6.pos"], abs=2e-3)
         assert first["joint_6.pos"] == pytest.approx(1.471, abs=0.03)
     assert not robot.is_connected
+    told = re.search(r"cycles by their milliseconds: (\{.*\}); 0 unsafe", caplog.text)
+    assert told is not None
+    cycles = json.loads(told[1])
+    assert sum(cycles.values()) > 250 and cycles["10"] > 100  # 100 a second
 
 
 def test_more_is_observed_on_request(host: str) -> None:
@@ -171,6 +182,31 @@ def test_who_cannot_take_control_is_told_why(host: str, monkeypatch: pytest.Monk
         make("127.9.9.9").connect()
     with make(host), pytest.raises(ConnectError, match="another program connected"):
         make(host).connect()
+
+
+@pytest.mark.parametrize(
+    ("mode", "hint"), [("Reflex", r"lerobot_robot_franka\.recover"), ("User stopped", "user stop")]
+)
+def test_an_arm_that_cannot_be_controlled_now_says_what_to_do(mode: str, hint: str) -> None:
+    def refuse() -> None:  # libfranka's words; the simulated arm knows no modes
+        raise RuntimeError(
+            "libfranka: Move command rejected: command not possible in the current mode "
+            f'("{mode}")!'
+        )
+
+    with pytest.raises(ConnectError, match=rf'{hint}.*"{mode}"'):
+        connected("172.16.0.2", refuse)
+
+
+def test_an_arm_is_recovered_by_a_command(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["recover", host])
+    recover.main()
+    assert "can be controlled again" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["recover", "127.9.9.9"])
+    with pytest.raises(SystemExit, match="activate FCI"):
+        recover.main()
 
 
 def test_a_short_stall_is_survived_and_a_dead_arm_is_told() -> None:

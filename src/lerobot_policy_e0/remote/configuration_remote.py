@@ -17,12 +17,15 @@ class RemoteConfig(PreTrainedConfig):
     kept. timeout: seconds that a chunk may take, connecting included; after that the policy fails
     and the robot holds. n_action_steps: steps of a chunk that are executed, the checkpoint's own
     number if None. checkpoint: SHA-256 of what must be served; filled in when the policy is saved.
+    action_feature_names: of what is served, if it knows them; LeRobot brings a robot's actions
+    into their order.
     """
 
     server: str = "ws://127.0.0.1:8000"
     timeout: float = 5.0
     n_action_steps: int | None = None
     checkpoint: str | None = None
+    action_feature_names: list[str] | None = None
     device: str | None = "cpu"
     push_to_hub: bool = False
 

@@ -41,6 +41,7 @@ class RemotePolicy(PreTrainedPolicy):
         told = self._client.metadata
         _check(told, config)
         config.checkpoint = told["checkpoint"]
+        config.action_feature_names = told.get("action_names")
         config.input_features = {
             name: PolicyFeature(_kind(name, shape), tuple(shape))
             for name, shape in told["features"].items()

@@ -87,9 +87,11 @@ def test_pictures_and_seeds_travel(pictures: Path) -> None:
 
 
 def test_lerobots_engine_may_hand_over_what_is_executed_meanwhile(tmp_path: Path) -> None:
-    served = ServedCheckpoint(save_policy(tmp_path, 17, rtc_training_max_delay=3), "native")
-    with serving(served) as (url, _):
+    names = [f"joint_{n}.pos" for n in range(7)]
+    saved = save_policy(tmp_path, 17, rtc_training_max_delay=3, action_feature_names=names)
+    with serving(ServedCheckpoint(saved, "native")) as (url, _):
         policy = RemotePolicy(RemoteConfig(server=url))
+        assert policy.config.action_feature_names == names
         assert supports_rtc_inference(policy)
         batch = {"observation.state": torch.zeros(1, 4), "task": ["go"]}
         batch["observation.environment_state"] = torch.zeros(1, 17)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 import time
-from collections import deque
+from collections import Counter
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
 from lerobot_robot_franka.drivers import ArmDriver, ArmModel, ArmState
-from lerobot_robot_franka.errors import ControlLostError, FrankaError, UnsafeActionError
+from lerobot_robot_franka.errors import (
+    ControlLostError,
+    FrankaError,
+    UnsafeActionError,
+    without_frames,
+)
 from lerobot_robot_franka.limits import JOINT_NAMES, Allowed, ArmLimits, require_within
 from lerobot_robot_franka.trajectory import Bounds, Trajectory
+
+logger = logging.getLogger(__name__)
 
 SLOW = 0.25  # rad/s, of motions to a starting position
 STRETCH = 1.25  # of the time between targets, so that one which comes late finds the arm moving
@@ -60,7 +69,7 @@ class Arm:
             acceleration_share * np.array(limits.acceleration),
         )
         self.limited = 0
-        self.cycle_seconds: deque[float] = deque(maxlen=1000)  # measured, of the last cycles
+        self.cycles: Counter[int] = Counter()  # since control was taken, by whole milliseconds
         self._thread: threading.Thread | None = None
         self._ready, self._stopping = threading.Event(), threading.Event()
         self._fault: FrankaError | None = None
@@ -73,7 +82,8 @@ class Arm:
         """Take control and hold the present joints. Raises what the driver raises, ConnectError for
         joints where this arm's cannot be, and ControlLostError if nothing comes of it in time."""
         self._fault = self._goal = None
-        self._guided = False
+        self._guided, self.limited = False, 0
+        self.cycles.clear()
         self._ready.clear()
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="franka arm", daemon=True)
@@ -85,13 +95,21 @@ class Arm:
         self._raise_fault()
 
     def stop(self) -> None:
-        """Come to rest, holding by itself if it was guided, and give control back. FrankaError if
-        the arm had stopped by itself or does not answer."""
+        """Come to rest, holding by itself if it was guided, give control back, and log what
+        cycles there were. FrankaError if the arm had stopped by itself or does not answer."""
         if self.running and self._guided:
             with suppress(FrankaError):
                 self.guide(False)
             time.sleep(STIFFEN_SECONDS)
-        self._end_thread()
+        try:
+            self._end_thread()
+        finally:
+            cycles = json.dumps(dict(sorted(self.cycles.items())))
+            logger.info(
+                "control cycles by their milliseconds: %s; %d unsafe targets were limited",
+                cycles,
+                self.limited,
+            )
         self._raise_fault()
 
     @property
@@ -199,7 +217,7 @@ class Arm:
 
     def _raise_fault(self) -> None:
         if self._fault is not None:
-            raise type(self._fault)(str(self._fault))
+            raise without_frames(self._fault)
 
     def _run(self) -> None:
         fault: FrankaError | None = None
@@ -207,15 +225,15 @@ class Arm:
             self._driver.begin()
             self._follow()
         except FrankaError as error:
-            fault = error
+            fault = without_frames(error)
         except Exception as error:
             fault = ControlLostError(f"the control thread failed: {type(error).__name__}: {error}")
         try:
             self._driver.stop()
         except FrankaError as error:
-            fault = error  # the reason, where the loop only saw that control was lost
-        # Without the traceback, which would keep this thread's frames, and so the arm, alive.
-        self._fault = None if fault is None else fault.with_traceback(None)
+            # The reason, where the loop only saw that control was lost.
+            fault = without_frames(error)
+        self._fault = fault
         self._ready.set()
 
     def _follow(self) -> None:
@@ -247,6 +265,6 @@ class Arm:
             self._state, self._set_point = self._driver.state(), position
             self._state_came = time.perf_counter()
             self._require_followed()
-            self.cycle_seconds.append(now - before)
+            self.cycles[round(1000 * (now - before))] += 1
             before = now
             self._ready.set()

@@ -7,13 +7,18 @@ franky-sim, is driven by the same code.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lerobot_robot_franka.errors import ConnectError, ControlLostError, GripperCommandError
+from lerobot_robot_franka.errors import (
+    ConnectError,
+    ControlLostError,
+    FrankaError,
+    GripperCommandError,
+)
 from lerobot_robot_franka.limits import JOINTS
 
 STIFFNESS = np.array([600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0])
@@ -101,6 +106,23 @@ class GripperDriver(Protocol):
         ...
 
 
+def _translated[**P, T](method: Callable[P, T]) -> Callable[P, T]:
+    """A method of an arm or a hand, with franky's errors as ours. (A context manager would do, but
+    contextlib's ties error and frames together in a cycle, and the connection with them.)"""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        import franky
+
+        try:
+            return method(*args, **kwargs)
+        except (franky.Exception, franky.GripperException) as error:
+            device: Any = args[0]
+            raise device.translate(error) from None
+
+    return call
+
+
 class FrankyArm:
     """An arm by franky's joint impedance tracker.
 
@@ -123,20 +145,20 @@ class FrankyArm:
         except self._franky.Exception as error:
             raise ConnectError(f"{_why(error)}: {error}") from None
 
+    @_translated
     def in_control(self) -> bool:
         """See `ArmDriver`."""
-        with self._told():
-            return bool(self._robot.is_in_control)
+        return bool(self._robot.is_in_control)
 
+    @_translated
     def follow(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         """See `ArmDriver`."""
-        with self._told():
-            self._tracker.set_target(positions, velocities)
+        self._tracker.set_target(positions, velocities)
 
+    @_translated
     def state(self) -> ArmState:
         """See `ArmDriver`."""
-        with self._told():
-            state = self._robot.state
+        state = self._robot.state
         return ArmState(
             np.array(state.q),
             np.array(state.dq),
@@ -144,41 +166,38 @@ class FrankyArm:
             np.array(state.K_F_ext_hat_K),
         )
 
+    @_translated
     def guide(self, guided: bool) -> None:
         """See `ArmDriver`. libfranka adds what carries the arm to all torques."""
-        with self._told():
-            if guided:
-                self._tracker.set_gains(stiffness=np.zeros(JOINTS), damping=GUIDED_DAMPING)
-            else:
-                self._tracker.set_gains(stiffness=STIFFNESS)
+        if guided:
+            self._tracker.set_gains(stiffness=np.zeros(JOINTS), damping=GUIDED_DAMPING)
+        else:
+            self._tracker.set_gains(stiffness=STIFFNESS)
 
+    @_translated
     def model(self) -> ArmModel:
         """See `ArmDriver`."""
-        with self._told():
-            return ArmModel(self._robot.model_urdf, np.array(self._robot.state.F_T_EE.matrix))
+        return ArmModel(self._robot.model_urdf, np.array(self._robot.state.F_T_EE.matrix))
 
+    @_translated
     def stop(self) -> None:
         """See `ArmDriver`."""
         if self._tracker is not None:
             tracker, self._tracker = self._tracker, None
-            with self._told():
-                tracker.stop()
+            tracker.stop()
 
+    @_translated
     def recover(self) -> bool:
         """See `ArmDriver`."""
-        with self._told():
-            return bool(self._robot.recover_from_errors())
+        return bool(self._robot.recover_from_errors())
 
     def close(self) -> None:
         """See `ArmDriver`."""
         self._tracker = self._robot = None
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except self._franky.Exception as error:
-            raise ControlLostError(f"the arm stopped by itself: {error}") from None
+    def translate(self, error: Exception) -> FrankaError:
+        """What an error of franky's means."""
+        return ControlLostError(f"the arm stopped by itself: {error}")
 
 
 class FrankyHand:
@@ -190,48 +209,47 @@ class FrankyHand:
         self._franky = franky
         self._gripper: Any = connected(host, lambda: franky.Gripper(host))
         self._speed, self._force = speed, force
-        with self._told():
-            homed = self._gripper.max_width > 0.01
-        if not homed:
+        if not self.homed():
             raise ConnectError(
                 "the gripper has not been homed since it was switched on: home it in Desk, or with "
                 f"franky.Gripper({host!r}).homing()"
             )
 
+    @_translated
+    def homed(self) -> bool:
+        """Whether it knows how far it opens."""
+        return self._gripper.max_width > 0.01
+
+    @_translated
     def width(self) -> float:
         """See `GripperDriver`."""
-        with self._told():
-            return float(self._gripper.width)
+        return float(self._gripper.width)
 
+    @_translated
     def move(self, width: float) -> None:
         """See `GripperDriver`."""
-        with self._told():
-            done = self._gripper.move(width, self._speed)
-        if not done:
+        if not self._gripper.move(width, self._speed):
             raise GripperCommandError(f"the gripper did not open or close to {width:.3f} m")
 
+    @_translated
     def grasp(self, width: float) -> None:
         """See `GripperDriver`. Whatever width it ends at counts as grasped."""
-        with self._told():
-            self._gripper.grasp(
-                width, self._speed, self._force,
-                epsilon_inner=MAXIMUM_WIDTH, epsilon_outer=MAXIMUM_WIDTH,
-            )  # fmt: skip
+        self._gripper.grasp(
+            width, self._speed, self._force,
+            epsilon_inner=MAXIMUM_WIDTH, epsilon_outer=MAXIMUM_WIDTH,
+        )  # fmt: skip
 
     def close(self) -> None:
         """See `GripperDriver`."""
         self._gripper = None
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except self._franky.CommandException as error:
-            raise GripperCommandError(f"the gripper refused a command: {error}") from None
-        except (self._franky.Exception, self._franky.GripperException) as error:
-            raise ControlLostError(
-                f"the gripper's connection failed: {error}; disconnect and connect again"
-            ) from None
+    def translate(self, error: Exception) -> FrankaError:
+        """What an error of franky's means."""
+        if isinstance(error, self._franky.CommandException):
+            return GripperCommandError(f"the gripper refused a command: {error}")
+        return ControlLostError(
+            f"the gripper's connection failed: {error}; disconnect and connect again"
+        )
 
 
 def connected[T](host: str, connect: Callable[[], T]) -> T:
@@ -258,6 +276,10 @@ def connected[T](host: str, connect: Callable[[], T]) -> T:
 
 
 HINTS = {
+    '"Reflex"': "a reflex has stopped the arm; once you know why, "
+    "`python -m lerobot_robot_franka.recover HOST`",
+    "current mode": "the arm does not take commands: in Desk release the user stop, unlock the "
+    "joints and choose Execution",
     "FCI": "the arm does not accept control: activate FCI in Desk",
     "realtime": "this machine has no real-time kernel (--robot.realtime=false is for simulators)",
     "version": "the arm's firmware speaks another protocol than this franky-control: install the "

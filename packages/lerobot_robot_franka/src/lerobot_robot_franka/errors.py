@@ -20,3 +20,9 @@ class UnsafeActionError(FrankaError, ValueError):
 
 class GripperCommandError(FrankaError):
     """The gripper did not carry out one command; it takes others."""
+
+
+def without_frames(error: FrankaError) -> FrankaError:
+    """The same error, anew: without the traceback and the context of this one, whose frames would
+    keep the connection to an arm open as long as the error is kept."""
+    return type(error)(str(error))

@@ -12,6 +12,7 @@ from lerobot_robot_franka.errors import (
     FrankaError,
     GripperCommandError,
     UnsafeActionError,
+    without_frames,
 )
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Gripper:
         """As last read: during a motion that before it. Raises ControlLostError if the gripper's
         connection failed."""
         if self._fault is not None:
-            raise type(self._fault)(str(self._fault))
+            raise without_frames(self._fault)
         return self._opening
 
     def told(self) -> float:
@@ -96,7 +97,7 @@ class Gripper:
                     self._command(wanted)
                 self._opening = min(1.0, max(0.0, self._driver.width() / MAXIMUM_WIDTH))
         except FrankaError as error:
-            self._fault = error.with_traceback(None)
+            self._fault = without_frames(error)
         except Exception as error:
             self._fault = ControlLostError(f"the gripper's thread failed: {error}")
 
