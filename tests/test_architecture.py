@@ -15,15 +15,19 @@ SOURCE = Path(__file__).parents[1] / "src"
 # Each package with those of ours that it may import: those of the floors below.
 FLOORS = {
     "e0": set(),
-    "e0_maniskill": set(),
+    "e0_experts": set(),
+    "e0_maniskill": {"e0_experts"},
+    "e0_libero": {"e0_experts"},
     "e0_server": set(),
-    "lerobot_policy_e0": {"e0", "e0_maniskill", "e0_server"},
-    "e0_bench": {"lerobot_policy_e0", "e0", "e0_maniskill", "e0_server"},
+    "lerobot_policy_e0": {"e0", "e0_libero", "e0_maniskill", "e0_server"},
+    "e0_bench": {"lerobot_policy_e0", "e0", "e0_libero", "e0_maniskill", "e0_server"},
 }
 # Packages of others that a floor does without. LeRobot brings Gymnasium along.
 FOREIGN = {
     "e0": {"lerobot", "transformers", "mani_skill", "sapien", "gymnasium"},
-    "e0_maniskill": {"lerobot", "transformers"},
+    "e0_experts": {"lerobot", "transformers", "torch", "gymnasium", "mani_skill", "libero"},
+    "e0_maniskill": {"lerobot", "transformers", "libero"},
+    "e0_libero": {"lerobot", "transformers", "mani_skill", "sapien"},
     "e0_server": {"lerobot", "transformers", "torch", "gymnasium", "mani_skill", "sapien"},
 }
 MAXIMUM_LINES = 400

@@ -10,19 +10,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from e0_maniskill.env import ACTION_SIZE, ManiSkillEnv
-from e0_maniskill.poses import UP, Pose, gripper_down, nearest_angle, translation
-from e0_maniskill.waypoints import (
-    ANY_ROTATION,
-    APPROACH_HEIGHT,
-    CLOSED,
-    OPEN,
-    Plan,
-    Scene,
-    Waypoint,
-    grasp_at,
-    lift_cube,
-)
+from e0_experts.poses import UP, Pose, gripper_down, nearest_angle, translation
+from e0_experts.waypoints import ANY_ROTATION, Follower, Plan, Waypoint
+from e0_maniskill.env import ManiSkillEnv
+from e0_maniskill.waypoints import APPROACH_HEIGHT, CLOSED, OPEN, Scene, grasp_at, lift_cube
 
 _CUBE_SIZE = 0.04
 _POST_CLEARANCE = 0.17  # metres from the post to the cube that is carried past it
@@ -47,50 +38,24 @@ class Expert:
         known = max(1, len(env.specification.ways))
         if not 0 <= way < known:
             raise ValueError(f"{env.task} has {known} way(s), counted from 0; got way {way}")
-        self._scene = Scene(env, way)
-        self._plan = _PLANS[env.task](self._scene)
-        self._waypoint = next(self._plan)
-        self._steps = 0
+        scene = Scene(env, way)
         arm = env.simulator.agent.controller.controllers["arm"].config
-        self._metres_per_action = float(arm.pos_upper)
-        # ManiSkill multiplies rotations by the lower bound, which is negative: the sign flips.
-        self._radians_per_action = float(arm.rot_lower)
+        self._follower = Follower(
+            _PLANS[env.task](scene),
+            scene.tool,
+            metres=float(arm.pos_upper),
+            # ManiSkill multiplies rotations by the lower bound, which is negative: the sign flips.
+            radians=float(arm.rot_lower),
+        )
 
     @property
     def delicate(self) -> bool:
         """Whether the action given last must be executed undisturbed."""
-        return self._waypoint.delicate
+        return self._follower.delicate
 
     def act(self) -> np.ndarray:
         """The next action, float32 (7,) within [-1, 1], given the simulator's present state."""
-        while self._reached():
-            following = next(self._plan, None)
-            if following is None:
-                break
-            self._waypoint, self._steps = following, 0
-        self._steps += 1
-        return self._steer(self._waypoint)
-
-    def _reached(self) -> bool:
-        waypoint = self._waypoint
-        if self._steps < waypoint.min_steps:
-            return False
-        if self._steps >= waypoint.max_steps:
-            return True
-        target, tool = waypoint.pose(), self._scene.tool()
-        distance = np.linalg.norm(target.position - tool.position)
-        angle = (target.rotation * tool.rotation.inv()).magnitude()
-        return bool(distance < waypoint.position_tolerance and angle < waypoint.rotation_tolerance)
-
-    def _steer(self, waypoint: Waypoint) -> np.ndarray:
-        target, tool = waypoint.pose(), self._scene.tool()
-        move = waypoint.gain * (target.position - tool.position) / self._metres_per_action
-        move *= min(1.0, waypoint.speed / max(np.abs(move).max(), 1e-9))
-        turn = (target.rotation * tool.rotation.inv()).as_rotvec() / self._radians_per_action
-        turn *= min(1.0, 1.0 / max(np.linalg.norm(turn), 1e-9))
-        action = np.empty(ACTION_SIZE, np.float32)
-        action[:3], action[3:6], action[6] = move, turn, waypoint.gripper
-        return action.clip(-1.0, 1.0)  # rounding may exceed the bound by one part in 10^7
+        return self._follower.act()
 
 
 def _pick_cube(scene: Scene) -> Plan:

@@ -1,57 +1,21 @@
-"""What plans of experts are made of: waypoints, and the simulator's true state."""
+"""What plans of experts are made of: the simulator's true state, and motions that many share."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from e0_experts.poses import Pose, gripper_down, nearest_angle
+from e0_experts.waypoints import Plan, Waypoint
 from e0_maniskill.env import ManiSkillEnv
-from e0_maniskill.poses import Pose, gripper_down, nearest_angle
 
 OPEN, CLOSED = 1.0, -1.0
 
 APPROACH_HEIGHT = 0.06  # metres above an object before descending on it
 LIFT_HEIGHT = 0.10
-ANY_ROTATION = 9.0  # radians: more than any error
 _EASY_REACH = 0.70  # metres from the base's axis, up to which the gripper can point straight down
 _TILT_PER_METRE = 4.0  # radians of tilt per metre beyond that
 _LARGEST_TILT = 0.6
-
-
-@dataclass(frozen=True)
-class Waypoint:
-    """Where the tool shall go, and when it is there.
-
-    Attributes:
-        target: the tool's pose, or a function that gives it anew at every step.
-        gripper: OPEN or CLOSED.
-        position_tolerance: metres. 0 is never reached: the waypoint lasts `max_steps`.
-        rotation_tolerance: radians.
-        min_steps, max_steps: bounds on how long the waypoint lasts.
-        speed: largest translation per axis and step, as a share of the action range.
-        gain: how much of the error is commanded per step. The arm sags under a held object until
-            the command balances its weight; a gain of 2 halves that sag.
-        delicate: whether disturbing the action here would spoil the episode.
-    """
-
-    target: Pose | Callable[[], Pose]
-    gripper: float
-    position_tolerance: float = 0.01
-    rotation_tolerance: float = 0.05
-    min_steps: int = 0
-    max_steps: int = 40
-    speed: float = 0.7
-    gain: float = 1.0
-    delicate: bool = False
-
-    def pose(self) -> Pose:
-        """The target now."""
-        return self.target() if callable(self.target) else self.target
-
-
-Plan = Iterator[Waypoint]
 
 
 class Scene:

@@ -21,8 +21,8 @@ from e0_bench.closed_loop.ways import (
     ways_summary,
 )
 from e0_bench.statistics import wilson_interval
+from e0_experts.poses import UP
 from e0_maniskill.experts import Expert
-from e0_maniskill.poses import UP
 from e0_maniskill.waypoints import Scene
 from made_checkpoints import save_policy
 
