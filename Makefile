@@ -4,14 +4,18 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
 FRANKA := .venv/.franka
+LIBERO := .venv/.libero
 
-.PHONY: demo test crash slow peers lint format clean gpu-pack gpu-rehearse
+.PHONY: demo libero test crash slow peers lint format clean gpu-pack gpu-rehearse
 
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
 
+# LIBERO with its meshes, from the package registry.
+libero: $(LIBERO)
+
 # In the order of `tests/conftest.py`: xdist's own ends with the slow ones.
-test: $(INSTALLED) $(VULKAN) $(FRANKA)
+test: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Kills every command at random instants; E0_CRASH_KILLS=50 times each.
@@ -60,6 +64,11 @@ $(VULKAN): scripts/install_vulkan.sh | $(INSTALLED)
 $(FRANKA): packages/lerobot_robot_franka/pyproject.toml constraints.txt | $(INSTALLED)
 	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
 		--editable 'packages/lerobot_robot_franka[sim,teleoperation]' || echo "no tests of the Franka plugin"
+	@touch $@
+
+$(LIBERO): pyproject.toml constraints.txt | $(INSTALLED)
+	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
+		--editable '.[libero]' || echo "no tests of LIBERO"
 	@touch $@
 
 clean:

@@ -30,6 +30,7 @@ FOREIGN = {
     "e0_libero": {"lerobot", "transformers", "mani_skill", "sapien"},
     "e0_server": {"lerobot", "transformers", "torch", "gymnasium", "mani_skill", "sapien"},
 }
+NEEDS = {"e0_maniskill": "mani_skill", "e0_libero": "mujoco"}
 MAXIMUM_LINES = 400
 MAXIMUM_IMPORT_SECONDS = 2.0
 MAXIMUM_HELP_SECONDS = 1.0
@@ -93,7 +94,7 @@ def test_every_package_has_a_floor() -> None:
 @pytest.mark.parametrize("package", FLOORS)
 def test_imports_go_downwards(package: str) -> None:
     modules = modules_of(package)
-    assert len(modules) > 5
+    assert len(modules) >= 3
     for name, file in modules.items():
         used = {imported.partition(".")[0] for imported in imports_of(file)}
         assert used & FLOORS.keys() <= FLOORS[package] | {package}, name
@@ -111,11 +112,11 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("package", FOREIGN)
 def test_what_is_imported_brings_nothing_foreign_along(package: str) -> None:
-    if package == "e0_maniskill":
-        pytest.importorskip("mani_skill")
+    if package in NEEDS:
+        pytest.importorskip(NEEDS[package])
     imported = imported_by(list(modules_of(package)))
     assert package in imported
-    assert not imported & (FOREIGN[package] | FLOORS.keys() - {package})
+    assert not imported & (FOREIGN[package] | FLOORS.keys() - {package} - FLOORS[package])
 
 
 def test_importing_the_method_costs_little_beyond_torch() -> None:

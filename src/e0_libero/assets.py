@@ -11,9 +11,12 @@ import atexit
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,30 +28,31 @@ class AssetsMissingError(RuntimeError):
     """LIBERO or some of its files are not installed; says which."""
 
 
-def installed() -> bool:
-    """Whether there is a LIBERO to wire."""
-    return find_spec("libero") is not None
+def wire_what_is_installed() -> None:
+    """`wire`, where there is something to wire: without LIBERO nothing, without its meshes they are
+    left to LIBERO."""
+    with suppress(AssetsMissingError):
+        wire()
 
 
 @cache
 def wire() -> None:
     """Let LIBERO find its files in this process and in those that it starts.
 
-    Nothing is left behind: LIBERO's own directory in the user's home is neither read nor made, its
-    configuration lies in a temporary one until this process ends. A configuration that
-    LIBERO_CONFIG_PATH names is left alone, and so are meshes beside LIBERO itself.
+    Nothing is left behind: a configuration that lacks is written into a temporary directory, until
+    this process ends. One that is there, by LIBERO_CONFIG_PATH or in the user's home, is left
+    alone, and so are meshes beside LIBERO itself.
 
     Raises AssetsMissingError naming the packages that lack.
     """
-    library = find_spec("libero.libero") if installed() else None
+    library = find_spec("libero.libero") if find_spec("libero") else None
     if library is None or library.origin is None:
         raise AssetsMissingError("LIBERO is not installed: `make libero`, or hf-libero with pip")
     root = Path(library.origin).parent
     meshes = root / "assets" if (root / "assets").exists() else meshes_of_packages()
-    if CONFIG not in os.environ:
+    if CONFIG not in os.environ and not (Path.home() / ".libero" / "config.yaml").exists():
         os.environ[CONFIG] = _write_config(root, meshes)
-    import libero.libero as module
-
+    module: Any = import_module("libero.libero")
     module._assets_path_cache = str(meshes)  # what LIBERO would fill from the hub
 
 

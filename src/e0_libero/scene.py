@@ -3,6 +3,9 @@
 Lengths in metres, angles in radians, in the frame of the world.
 """
 
+# mujoco does not tell pyright what it holds.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,9 +1,11 @@
 """E0 as a LeRobot plugin: `--policy.type=e0`, `--policy.type=remote`, `--env.type=maniskill`.
 
 LeRobot imports every installed distribution called `lerobot_policy_*`; importing this package
-registers them. It only adapts: the method lives in `e0`, the simulator in `e0_maniskill`.
+registers them. It only adapts: the method lives in `e0`, the simulator in `e0_maniskill`. LeRobot's
+`--env.type=libero` finds its files by `e0_libero`.
 """
 
+from e0_libero.assets import wire_what_is_installed
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.environment import ManiSkillEnvConfig
 from lerobot_policy_e0.modeling_e0 import E0Policy
@@ -17,3 +19,5 @@ __all__ = [
     "RemoteConfig",
     "make_e0_pre_post_processors",
 ]
+
+wire_what_is_installed()

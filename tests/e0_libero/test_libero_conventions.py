@@ -1,0 +1,134 @@
+"""What policies see of LIBERO, and what their actions do, looked at in the simulation itself.
+
+Every one of these has been wrong in somebody's published evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from lerobot.envs.utils import preprocess_observation
+from lerobot.processor.env_processor import LiberoProcessorStep
+from scipy.spatial.transform import Rotation
+
+from e0_bench.closed_loop.environments import Environment, EnvironmentSettings, open_environment
+
+OBJECT = "alphabet_soup_1"
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[Environment]:
+    options = (f"observation_height={SIZE}", f"observation_width={SIZE}")
+    yield open_environment(EnvironmentSettings("libero", options), "libero_object/0")
+
+
+@pytest.fixture
+def inner(environment: Environment) -> Any:
+    """LeRobot's environment of a single task, with LIBERO's in it, after a reset."""
+    environment.reset(3)
+    return environment.vector.envs[0].unwrapped
+
+
+def seen(inner: Any) -> dict[str, Any]:
+    """What a policy sees now, by LeRobot's own way from the simulator to its batch."""
+    raw = inner._env.env._get_observations(force_update=True)
+    batch = preprocess_observation(_with_axis(inner._format_raw_obs(raw)))
+    return LiberoProcessorStep().observation(batch)
+
+
+def _with_axis(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {name: _with_axis(value) for name, value in observation.items()}
+    return np.asarray(observation)[None]
+
+
+def place(inner: Any, x: float, y: float, z: float) -> None:
+    sim, thing = inner._env.env.sim, inner._env.env.objects_dict[OBJECT]
+    sim.data.set_joint_qpos(thing.joints[-1], np.array([x, y, z, 1, 0, 0, 0]))
+    sim.forward()
+
+
+def where(inner: Any, x: float, y: float, z: float) -> np.ndarray:
+    """The middle (row, column) of what a picture shows of the object at a place."""
+    place(inner, 0.0, 0.0, -5.0)
+    without = seen(inner)["observation.images.image"][0]
+    place(inner, x, y, z)
+    change = (seen(inner)["observation.images.image"][0] - without).abs().sum(0)
+    assert change.max() > 0.1
+    return np.argwhere(change.numpy() > 0.1).mean(0)
+
+
+def test_pictures_are_upright_and_not_mirrored(inner: Any) -> None:
+    # The camera stands before the robot and looks at it: up is up, the world's y is to the right.
+    low, high = where(inner, 0.0, 0.0, 0.1), where(inner, 0.0, 0.0, 0.4)
+    assert high[0] < low[0] - 5 and abs(high[1] - low[1]) < 5
+    left, right = where(inner, 0.0, -0.15, 0.2), where(inner, 0.0, 0.15, 0.2)
+    assert right[1] > left[1] + 10 and abs(right[0] - left[0]) < 5
+
+
+def test_both_cameras_have_the_size_that_was_asked_for(inner: Any) -> None:
+    batch = seen(inner)
+    front, hand = (batch[f"observation.images.{name}"] for name in ("image", "image2"))
+    assert front.shape == hand.shape == (1, 3, SIZE, SIZE) and front.max() <= 1
+    place(inner, *inner._env.env.sim.data.site("gripper0_grip_site").xpos - [0, 0, 0.12])
+    moved = seen(inner)
+    assert (moved["observation.images.image2"] - hand).abs().mean() > 0.02, "in the hand's view"
+
+
+def test_the_state_is_position_rotation_vector_and_fingers(inner: Any) -> None:
+    state, sim = seen(inner)["observation.state"][0].numpy(), inner._env.env.sim
+    assert state.shape == (8,)
+    robot = inner._env.env.robots[0]
+    np.testing.assert_allclose(state[:3], sim.data.site_xpos[robot.eef_site_id], atol=1e-4)
+    hand = sim.data.get_body_xmat(robot.robot_model.eef_name).reshape(3, 3)
+    turn = Rotation.from_rotvec(state[3:6]) * Rotation.from_matrix(hand).inv()
+    assert turn.magnitude() < 0.01
+    fingers = [sim.data.get_joint_qpos(f"gripper0_finger_joint{n}") for n in (1, 2)]
+    np.testing.assert_allclose(state[6:], fingers, atol=1e-4)
+    assert state[6] > 0 > state[7]
+
+
+def test_one_closes_the_gripper_and_minus_one_opens_it(environment: Environment) -> None:
+    def width(command: float) -> float:
+        environment.reset(3)
+        for _ in range(10):
+            step = environment.step(np.array([[0, 0, 0, 0, 0, 0, command]]), look=False)
+        fingers = step.observation["robot_state"]["gripper"]["qpos"][0]
+        return float(fingers[0] - fingers[1])
+
+    assert width(1.0) < 0.01 < 0.06 < width(-1.0)
+
+
+def test_actions_move_the_hand_along_the_worlds_axes(environment: Environment) -> None:
+    for axis in range(3):
+        before = environment.reset(3)["robot_state"]["eef"]["pos"][0]
+        action = np.zeros((1, 7))
+        action[0, axis], action[0, 6] = 0.5, -1
+        for _ in range(5):
+            step = environment.step(action)
+        moved = step.observation["robot_state"]["eef"]["pos"][0] - before
+        assert moved[axis] > 0.03 and np.abs(np.delete(moved, axis)).max() < 0.01
+
+
+def test_episodes_begin_settled_at_the_official_initial_states(environment: Environment) -> None:
+    first = environment.reset(3)
+    inner = environment.vector.envs[0].unwrapped
+    sim, thing = inner._env.env.sim, inner._env.env.objects_dict[OBJECT]
+    place_now = sim.data.get_joint_qpos(thing.joints[-1])
+    official = inner._init_states[3]
+    assert np.abs(sim.data.qvel).max() < 0.05, "nothing falls any more"
+    start = 1 + sim.model.get_joint_qpos_addr(thing.joints[-1])[0]  # after the time
+    np.testing.assert_allclose(place_now[:2], official[start : start + 2], atol=0.01)
+    again = environment.reset(3)
+    np.testing.assert_array_equal(first["pixels"]["image"], again["pixels"]["image"])
+    other = environment.reset(4)
+    assert not np.array_equal(other["pixels"]["image"], first["pixels"]["image"])
+
+
+def test_suites_have_their_official_lengths_and_instructions(environment: Environment) -> None:
+    assert environment.step_limit == 280
+    assert environment.instruction == "pick up the alphabet soup and place it in the basket"

@@ -1,0 +1,76 @@
+"""Experts for LIBERO's tasks."""
+
+import numpy as np
+import pytest
+from small_libero import reset
+
+from e0_experts.poses import UP
+from e0_libero.experts import DOINGS, ORDER, Expert
+from e0_libero.grasps import find_grasp
+from e0_libero.scene import Scene
+
+STEPS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
+
+
+def solves(suite: str, number: int) -> bool:
+    env = reset(suite, number)
+    expert = Expert(env)
+    try:
+        for _ in range(STEPS[suite]):
+            action = expert.act()
+            assert action.dtype == np.float32 and action.shape == (7,)
+            assert np.abs(action).max() <= 1
+            env.step(action)
+            if env.check_success():
+                return True
+        return False
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(("suite", "number"), [("libero_object", 0), ("libero_goal", 7)])
+def test_experts_pick_and_place_and_turn(suite: str, number: int) -> None:
+    assert solves(suite, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", STEPS)
+@pytest.mark.parametrize("number", range(10))
+def test_every_task_has_an_expert(suite: str, number: int) -> None:
+    assert solves(suite, number)
+
+
+def test_what_experts_can_do_has_a_place_in_their_order() -> None:
+    assert DOINGS.keys() == ORDER.keys()
+
+
+def test_a_scene_is_read_as_it_is() -> None:
+    env = reset("libero_goal", 3)
+    try:
+        scene = Scene(env)
+        assert scene.goals == [["in", "akita_black_bowl_1", "wooden_cabinet_1_top_region"]]
+        assert not scene.fulfilled(scene.goals[0])
+        assert scene.tool().rotation.apply(UP)[2] == pytest.approx(-1, abs=0.02), "it points down"
+        region = "wooden_cabinet_1_top_region"
+        assert scene.is_region(region) and scene.is_drawer(region)
+        drawer = scene.joint(region)
+        assert drawer.slides and abs(drawer.value) < 0.02
+        assert drawer.towards("open") == pytest.approx(-0.15 - drawer.value)
+        bowl = "akita_black_bowl_1"
+        low, high = scene.extent(scene.geoms(bowl))
+        height = high[2] - low[2]
+        assert 0.03 < height < 0.1
+        assert scene.height_above_ground(bowl) == pytest.approx(
+            scene.pose(bowl).position[2] - low[2]
+        )
+        coordinates, heights, seen = scene.height_map(scene.pose(bowl).position, 0.02, 1.2)
+        assert heights.shape == seen.shape == (len(coordinates),) * 2
+        assert low[2] < heights.min() and heights.max() <= high[2] + 1e-3
+        assert np.isin(seen, scene.geoms(bowl)).all()
+        grasp = find_grasp(scene, bowl)
+        assert grasp is not None
+        assert low[2] < grasp.position[2] < high[2]
+        away = np.linalg.norm((grasp.position - scene.pose(bowl).position)[:2])
+        assert 0.02 < away < 0.08, "by its rim"
+    finally:
+        env.close()
