@@ -2,42 +2,36 @@
 
 import numpy as np
 import pytest
-from small_libero import reset
 
 from e0_experts.poses import UP
 from e0_libero.experts import DOINGS, ORDER, Expert
 from e0_libero.grasps import find_grasp
 from e0_libero.scene import Scene
-
-STEPS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
-
-
-def solves(suite: str, number: int) -> bool:
-    env = reset(suite, number)
-    expert = Expert(env)
-    try:
-        for _ in range(STEPS[suite]):
-            action = expert.act()
-            assert action.dtype == np.float32 and action.shape == (7,)
-            assert np.abs(action).max() <= 1
-            env.step(action)
-            if env.check_success():
-                return True
-        return False
-    finally:
-        env.close()
+from e0_libero.tasks import STEP_LIMITS, UnknownTaskError, begin, opened, solve
 
 
 @pytest.mark.parametrize(("suite", "number"), [("libero_object", 0), ("libero_goal", 7)])
 def test_experts_pick_and_place_and_turn(suite: str, number: int) -> None:
-    assert solves(suite, number)
+    with opened(suite, number) as (env, states):
+        begin(env, states[0])
+        first = Expert(env).act()
+        assert first.dtype == np.float32 and first.shape == (7,) and np.abs(first).max() <= 1
+        assert solve(env, STEP_LIMITS[suite]) is not None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", STEPS)
+@pytest.mark.parametrize("suite", STEP_LIMITS)
 @pytest.mark.parametrize("number", range(10))
 def test_every_task_has_an_expert(suite: str, number: int) -> None:
-    assert solves(suite, number)
+    with opened(suite, number) as (env, states):
+        begin(env, states[0])
+        assert solve(env, STEP_LIMITS[suite]) is not None
+
+
+def test_unknown_tasks_are_named() -> None:
+    for suite, number in (("libero_5", 0), ("libero_10", 10)):
+        with pytest.raises(UnknownTaskError, match=f"no task {suite}/{number}; known: libero_sp"):
+            opened(suite, number).__enter__()
 
 
 def test_what_experts_can_do_has_a_place_in_their_order() -> None:
@@ -45,8 +39,8 @@ def test_what_experts_can_do_has_a_place_in_their_order() -> None:
 
 
 def test_a_scene_is_read_as_it_is() -> None:
-    env = reset("libero_goal", 3)
-    try:
+    with opened("libero_goal", 3) as (env, states):
+        begin(env, states[0])
         scene = Scene(env)
         assert scene.goals == [["in", "akita_black_bowl_1", "wooden_cabinet_1_top_region"]]
         assert not scene.fulfilled(scene.goals[0])
@@ -72,5 +66,3 @@ def test_a_scene_is_read_as_it_is() -> None:
         assert low[2] < grasp.position[2] < high[2]
         away = np.linalg.norm((grasp.position - scene.pose(bowl).position)[:2])
         assert 0.02 < away < 0.08, "by its rim"
-    finally:
-        env.close()
