@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from lerobot.robots import RobotConfig, make_robot_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
-from lerobot_robot_franka.drivers import connected
 from lerobot_robot_franka.errors import ConnectError, ControlLostError, UnsafeActionError
 from simulated_arm import START_POSITION, simulated_arm
 
@@ -84,7 +83,7 @@ def test_the_arm_follows_and_rests_at_the_last_action(
     told = re.search(r"cycles by their milliseconds: (\{.*\}); 0 unsafe", caplog.text)
     assert told is not None
     cycles = json.loads(told[1])
-    assert sum(cycles.values()) > 250 and cycles["10"] > 100  # 100 a second
+    assert 200 < sum(cycles.values()) < 500  # 100 a second
 
 
 def test_more_is_observed_on_request(host: str) -> None:
@@ -187,15 +186,23 @@ def test_who_cannot_take_control_is_told_why(host: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("mode", "hint"), [("Reflex", r"lerobot_robot_franka\.recover"), ("User stopped", "user stop")]
 )
-def test_an_arm_that_cannot_be_controlled_now_says_what_to_do(mode: str, hint: str) -> None:
-    def refuse() -> None:  # libfranka's words; the simulated arm knows no modes
-        raise RuntimeError(
+def test_an_arm_that_takes_no_commands_says_what_to_do(
+    host: str, mode: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import franky
+
+    def refused(_: Any) -> None:  # libfranka's words; the simulated arm knows no modes
+        raise franky.ControlException(
             "libfranka: Move command rejected: command not possible in the current mode "
             f'("{mode}")!'
         )
 
-    with pytest.raises(ConnectError, match=rf'{hint}.*"{mode}"'):
-        connected("172.16.0.2", refuse)
+    # franky's thread asks for control, and the tracker tells of it when it is stopped.
+    monkeypatch.setattr(franky.JointImpedanceTracker, "stop", refused)
+    robot = make(host)
+    robot.connect()
+    with pytest.raises(ControlLostError, match=rf'{hint}.*"{mode}"'):
+        robot.disconnect()
 
 
 def test_an_arm_is_recovered_by_a_command(

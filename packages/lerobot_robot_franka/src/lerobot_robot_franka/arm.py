@@ -69,7 +69,7 @@ class Arm:
             acceleration_share * np.array(limits.acceleration),
         )
         self.limited = 0
-        self.cycles: Counter[int] = Counter()  # since control was taken, by whole milliseconds
+        self.cycles: Counter[int] = Counter()  # all so far, by whole milliseconds
         self._thread: threading.Thread | None = None
         self._ready, self._stopping = threading.Event(), threading.Event()
         self._fault: FrankaError | None = None
@@ -82,8 +82,7 @@ class Arm:
         """Take control and hold the present joints. Raises what the driver raises, ConnectError for
         joints where this arm's cannot be, and ControlLostError if nothing comes of it in time."""
         self._fault = self._goal = None
-        self._guided, self.limited = False, 0
-        self.cycles.clear()
+        self._guided = False
         self._ready.clear()
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="franka arm", daemon=True)
@@ -104,12 +103,12 @@ class Arm:
         try:
             self._end_thread()
         finally:
-            cycles = json.dumps(dict(sorted(self.cycles.items())))
-            logger.info(
-                "control cycles by their milliseconds: %s; %d unsafe targets were limited",
-                cycles,
-                self.limited,
-            )
+            if self.cycles:
+                logger.info(
+                    "control cycles by their milliseconds: %s; %d unsafe targets were limited",
+                    json.dumps(dict(sorted(self.cycles.items()))),
+                    self.limited,
+                )
         self._raise_fault()
 
     @property

@@ -7,7 +7,7 @@ franky-sim, is driven by the same code.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +27,7 @@ GUIDED_DAMPING = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5])
 """Nms/rad, of an arm that is moved by hand, so that it does not go on by itself when let go."""
 MAXIMUM_WIDTH = 0.08  # metres, of the Franka Hand
 CONNECT_SECONDS = 10.0
+NO_CONTROL = "the arm cannot be controlled"
 
 
 class ArmState(NamedTuple):
@@ -143,7 +144,7 @@ class FrankyArm:
         try:
             self._tracker = self._franky.JointImpedanceTracker(self._robot, stiffness=STIFFNESS)
         except self._franky.Exception as error:
-            raise ConnectError(f"{_why(error)}: {error}") from None
+            raise ConnectError(f"{_why(error, HINTS, NO_CONTROL)}: {error}") from None
 
     @_translated
     def in_control(self) -> bool:
@@ -196,8 +197,9 @@ class FrankyArm:
         self._tracker = self._robot = None
 
     def translate(self, error: Exception) -> FrankaError:
-        """What an error of franky's means."""
-        return ControlLostError(f"the arm stopped by itself: {error}")
+        """What an error of franky's means. The tracker's thread is told, and tells later, that the
+        arm does not take commands."""
+        return ControlLostError(f"{_why(error, MODES, 'the arm stopped by itself')}: {error}")
 
 
 class FrankyHand:
@@ -271,15 +273,17 @@ def connected[T](host: str, connect: Callable[[], T]) -> T:
             f"{host} did not answer in {CONNECT_SECONDS:.0f} s: is another program connected to it?"
         )
     if isinstance(done[0], BaseException):
-        raise ConnectError(f"{_why(done[0])} ({host}): {done[0]}")
+        raise ConnectError(f"{_why(done[0], HINTS, NO_CONTROL)} ({host}): {done[0]}")
     return done[0]
 
 
-HINTS = {
+MODES = {
     '"Reflex"': "a reflex has stopped the arm; once you know why, "
     "`python -m lerobot_robot_franka.recover HOST`",
     "current mode": "the arm does not take commands: in Desk release the user stop, unlock the "
     "joints and choose Execution",
+}
+HINTS = MODES | {
     "FCI": "the arm does not accept control: activate FCI in Desk",
     "realtime": "this machine has no real-time kernel (--robot.realtime=false is for simulators)",
     "version": "the arm's firmware speaks another protocol than this franky-control: install the "
@@ -288,9 +292,6 @@ HINTS = {
 """What to do, by words of libfranka's messages."""
 
 
-def _why(error: BaseException) -> str:
-    text = f"{type(error).__name__} {error}"
-    for words, hint in HINTS.items():
-        if words.lower() in text.lower():
-            return hint
-    return "the arm cannot be controlled"
+def _why(error: BaseException, hints: Mapping[str, str], otherwise: str) -> str:
+    text = f"{type(error).__name__} {error}".lower()
+    return next((hint for words, hint in hints.items() if words.lower() in text), otherwise)
