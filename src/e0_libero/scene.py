@@ -19,6 +19,7 @@ from e0_experts.poses import Pose
 
 COLLIDING = 0  # MuJoCo's group of geoms that touch; those of group 1 are seen
 GRID = 0.004  # of height maps
+WIDE, FLAT = 0.09, 0.04
 ROBOT = ("robot0", "gripper0", "mount0")  # how the names of its bodies begin
 TOOL = "gripper0_grip_site"  # between the finger tips; z points out, fingers move along x
 _TO_FINGERS_ALONG_Y = Rotation.from_euler("z", np.pi / 2)
@@ -93,10 +94,18 @@ class Scene:
         return self.is_region(name) and bool(self.task.object_sites_dict[name].joints)
 
     def cupboard(self, name: str) -> str | None:
-        """The fixture with a door that a region is inside of; None for other regions."""
+        """The fixture with a door whose region this is; None for other regions."""
         if not self.is_region(name) or self.is_drawer(name):
             return None
-        return {"microwave_1_heating_region": "microwave_1"}.get(name)
+        parent = self.task.object_sites_dict[name].parent_name
+        joints = getattr(self._object(parent), "joints", None) or []
+        types = [int(self.model.joint(joint).type[0]) for joint in joints]
+        return parent if types == [mujoco.mjtJoint.mjJNT_HINGE] else None
+
+    def is_flat(self, name: str) -> bool:
+        """Whether an object is too wide and too flat to be grasped from above, such as a plate."""
+        low, high = self.extent(self.geoms(name))
+        return bool((high - low)[:2].min() > WIDE and (high - low)[2] < FLAT)
 
     def inward(self, fixture: str) -> np.ndarray:
         """The horizontal direction (3,) in which one looks at a fixture: they all face their own

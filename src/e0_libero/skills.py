@@ -112,10 +112,9 @@ def place_on(scene: Scene, name: str, target: str) -> tuple[np.ndarray, float]:
     bottom = scene.height_above_ground(name)
     if scene.is_region(target):
         pose, half = scene.region(target)
-        x, y = pose.position[:2]
         guests = [goal[1] for goal in scene.goals if goal[0] == "on" and goal[2] == target]
-        if len(guests) > 1:
-            y += SIDE_BY_SIDE * half[1] * np.linspace(-1, 1, len(guests))[guests.index(name)]
+        side = np.linspace(-1, 1, len(guests))[guests.index(name)] if len(guests) > 1 else 0.0
+        x, y = (pose.position + pose.rotation.apply([0, side * SIDE_BY_SIDE * half[1], 0]))[:2]
         height = pose.position[2] + (np.abs(pose.rotation.as_matrix()) @ half)[2]
         return np.array([x, y, height + bottom]), 0.02
     x, y, z = scene.pose(target).position
@@ -207,7 +206,8 @@ def insert(scene: Scene, name: str, region: str, fixture: str) -> Plan:
     yield hold(scene, CLOSED, CLOSING_STEPS)
     middle, half = scene.region(region)
     depth = float(np.abs(inward @ (middle.rotation.as_matrix() * half)).max())
-    floor = middle.position[2] - half[2] + scene.height_above_ground(name) + 0.015
+    below = (np.abs(middle.rotation.as_matrix()) @ half)[2]
+    floor = middle.position[2] - below + scene.height_above_ground(name) + 0.015
 
     def carried(ahead: float) -> Pose:
         """Of the hand, for the object to be this far ahead of the middle of the place."""
