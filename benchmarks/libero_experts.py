@@ -3,7 +3,8 @@
     python benchmarks/libero_experts.py --out benchmarks/results/libero-experts-2-cpu-cores.json
 
 Results: {"tasks": [{"suite", "number", "instruction", "successes", "episodes", "interval",
-"mean_steps", "failed"}], "suites": {suite: the same numbers}, "machine": text}. Times mean nothing.
+"mean_steps", "failed"} or {"suite", "number", "error"}], "suites": {suite: successes, episodes,
+interval}, "machine": text}.
 """
 
 from __future__ import annotations
@@ -58,23 +59,42 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     tasks = [(suite, number) for suite in arguments.suites for number in range(TASKS)]
+    results: list[dict[str, Any]] = []
     with WorkerPool(arguments.workers, TIME_LIMIT) as pool:
-        jobs = [pool.submit(try_task, *task, arguments.episodes) for task in tasks]
-        results = []
-        for job in tqdm(jobs, unit="task"):
-            results.append(job.result())
-            told = results[-1]
-            tqdm.write(
-                f"{told['suite']}/{told['number']} {told['instruction']}: "
-                f"{Rate(told['successes'], told['episodes'])}, failed: {told['failed']}"
-            )
+        jobs = {task: pool.submit(try_task, *task, arguments.episodes) for task in tasks}
+        for (suite, number), job in tqdm(jobs.items(), unit="task"):
+            try:
+                told = job.result()
+                rate = Rate(told["successes"], told["episodes"])
+                line = f"{told['instruction']}: {rate}, failed: {told['failed']}"
+            except Exception as error:  # of one task; the others are worth knowing
+                told = {
+                    "suite": suite,
+                    "number": number,
+                    "error": f"{type(error).__name__}: {error}",
+                }
+                line = told["error"]
+            tqdm.write(f"{suite}/{number} {line}")
+            results.append(told)
+            write_results(arguments.out, results)
+    for suite, rate in over_suites(results).items():
+        print(f"{suite}: {Rate(rate['successes'], rate['episodes'])}")
+
+
+def over_suites(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rates of whole suites, of the tasks that were tried."""
+    tried = [told for told in results if "episodes" in told]
     suites = {}
-    for suite in arguments.suites:
-        own = [told for told in results if told["suite"] == suite]
-        solved, tried = (sum(told[name] for told in own) for name in ("successes", "episodes"))
-        suites[suite] = rate_of(solved, tried)
-        print(f"{suite}: {Rate(solved, tried)}")
-    write_json(arguments.out, {"tasks": results, "suites": suites, "machine": platform.platform()})
+    for suite in dict.fromkeys(told["suite"] for told in tried):
+        own = [told for told in tried if told["suite"] == suite]
+        counts = (sum(told[name] for told in own) for name in ("successes", "episodes"))
+        suites[suite] = rate_of(*counts)
+    return suites
+
+
+def write_results(path: Path, results: list[dict[str, Any]]) -> None:
+    machine = platform.platform()
+    write_json(path, {"tasks": results, "suites": over_suites(results), "machine": machine})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 the server is gone. (Of a program that is killed: `test_reflexes`.)"""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,20 +19,20 @@ from e0_bench.remote import RemoteCommand, run_remote
 
 BIN = Path(sys.executable).parent
 STILL, MOVES = 0.01, 0.03  # rad/s
-PORT = 8765
 
 
 @contextmanager
-def serving(checkpoint: Path) -> Iterator[subprocess.Popen[str]]:
-    """`e0 serve` as a program, once it listens."""
-    command = [BIN / "e0", "serve", checkpoint, "--port", str(PORT), "--robot", "native"]
+def serving(checkpoint: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`e0 serve` as a program, once it listens, and its address."""
+    command = [BIN / "e0", "serve", checkpoint, "--port", "0", "--robot", "native"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
-            for line in server.stderr:
-                if "listening" in line:
-                    break
-            yield server
+            line = next((line for line in server.stderr if "listening" in line), None)
+            assert line is not None, "the server did not start"
+            port = re.search(r'"port": (\d+)', line)
+            assert port is not None, line
+            yield f"ws://127.0.0.1:{port[1]}", server
         finally:
             server.kill()
 
@@ -72,8 +73,8 @@ def test_the_arm_rests_while_the_network_stalls_and_when_the_server_is_gone(
     tmp_path: Path,
 ) -> None:
     checkpoint, log = near_start(tmp_path / "policy", 8), tmp_path / "log"
-    with serving(checkpoint) as server, simulated_arm() as (host, arm):
-        run_remote(RemoteCommand(f"ws://127.0.0.1:{PORT}", tmp_path / "remote", timeout=2.0))
+    with serving(checkpoint) as (url, server), simulated_arm() as (host, arm):
+        run_remote(RemoteCommand(url, tmp_path / "remote", timeout=2.0))
         with acting(tmp_path / "remote", host, log) as program:
             wait(lambda: speed(arm) > MOVES, 60)
             for stall in (0.1, 1.0, 10.0):

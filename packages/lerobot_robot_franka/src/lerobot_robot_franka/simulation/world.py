@@ -127,6 +127,7 @@ def show(positions: Any, port: Synchronized[int]) -> None:
     import mujoco
     from lerobot.cameras.zmq.image_server import encode_image
 
+    os.nice(20)  # a late picture disturbs less than a late torque
     model = mujoco.MjModel.from_xml_string(ElementTree.tostring(make_simulator().scene, "unicode"))
     model.vis.quality.shadowsize = model.vis.quality.offsamples = 0  # ten times faster on a CPU
     data = mujoco.MjData(model)
