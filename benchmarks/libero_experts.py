@@ -2,7 +2,7 @@
 
     python benchmarks/libero_experts.py --out benchmarks/results/libero-experts-2-cpu-cores.json
 
-Results: {"tasks": [{"suite", "number", "instruction", "successes", "episodes", "interval",
+Results: {"tasks": [{"suite", "number", "goal", "successes", "episodes", "interval",
 "mean_steps", "failed"} or {"suite", "number", "error"}], "suites": {suite: successes, episodes,
 interval}, "machine": text}.
 """
@@ -32,11 +32,11 @@ def try_task(suite: str, number: int, episodes: int) -> dict[str, Any]:
         for state in states[:episodes]:
             begin(env, state)
             steps.append(solve(env, STEP_LIMITS[suite]))
-        instruction = env.language_instruction
+        goal = " and ".join(" ".join(part) for part in env.env.parsed_problem["goal_state"])
     return {
         "suite": suite,
         "number": number,
-        "instruction": instruction,
+        "goal": goal,
         **rate_of(sum(step is not None for step in steps), len(steps)),
         "mean_steps": float(np.mean([step or STEP_LIMITS[suite] for step in steps])),
         "failed": [place for place, step in enumerate(steps) if step is None],
@@ -66,7 +66,7 @@ def main() -> None:
             try:
                 told = job.result()
                 rate = Rate(told["successes"], told["episodes"])
-                line = f"{told['instruction']}: {rate}, failed: {told['failed']}"
+                line = f"{told['goal']}: {rate}, failed: {told['failed']}"
             except Exception as error:  # of one task; the others are worth knowing
                 told = {
                     "suite": suite,
