@@ -70,7 +70,7 @@ def _put_in(scene: Scene, name: str, region: str) -> Plan:
         yield from skills.insert(scene, name, region, cupboard)
         return
     if scene.is_drawer(region) and not scene.fulfilled(["open", region]):
-        yield from skills.pull(scene, region, "open")
+        yield from skills.pull(scene, region)
     yield from _carry(scene, name, lambda: skills.place_in(scene, name, region))
 
 
@@ -84,23 +84,11 @@ def _carry(scene: Scene, name: str, place: Callable[[], tuple[np.ndarray, float]
         yield from skills.put(scene, name, where, drop, safe)
 
 
-def _open(scene: Scene, name: str) -> Plan:
-    return skills.pull(scene, name, "open")
-
-
-def _close(scene: Scene, name: str) -> Plan:
-    return skills.shut(scene, name, "close")
-
-
-def _turn_on(scene: Scene, name: str) -> Plan:
-    return skills.turn(scene, name, "turnon")
-
-
 DOINGS: dict[str, Callable[..., Plan]] = {
     "on": _put_on,
     "in": _put_in,
-    "open": _open,
-    "close": _close,
-    "turnon": _turn_on,
+    "open": skills.pull,
+    "close": skills.shut,
+    "turnon": skills.turn,
 }
 """What makes a predicate true, by its name."""

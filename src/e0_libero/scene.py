@@ -79,11 +79,11 @@ class Scene:
         rotation = Rotation.from_matrix(self.data.xmat[body].reshape(3, 3))
         return Pose(self.data.xpos[body].copy(), rotation)
 
-    def region(self, name: str) -> tuple[Pose, np.ndarray]:
-        """A place of the task: the pose of its middle, and its half sizes (3,) there."""
+    def region(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A place of the task: its middle (3,), and its half sizes (3,) along the world's axes."""
         site = self.data.site(name)
-        pose = Pose(site.xpos.copy(), Rotation.from_matrix(site.xmat.reshape(3, 3)))
-        return pose, self.model.site(name).size.copy()
+        half = np.abs(site.xmat.reshape(3, 3)) @ self.model.site(name).size
+        return site.xpos.copy(), half
 
     def is_region(self, name: str) -> bool:
         """Whether a name of the task's is a place, not an object."""

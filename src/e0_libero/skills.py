@@ -29,9 +29,7 @@ LIFTED = 0.04  # by so much something rises that is held
 CLOSING_STEPS, OPENING_STEPS = 14, 8
 
 
-def move(
-    target: Pose | Callable[[], Pose], gripper: float, tolerance: float, most: int
-) -> Waypoint:
+def move(target: Target, gripper: float, tolerance: float, most: int) -> Waypoint:
     """Go somewhere with any turn of the hand on the way."""
     return Waypoint(
         target, gripper, position_tolerance=tolerance, rotation_tolerance=0.06, max_steps=most,
@@ -53,11 +51,11 @@ def hold(scene: Scene, gripper: float, steps: int) -> Waypoint:
     return Waypoint(here, gripper, min_steps=steps, max_steps=steps, gain=GAIN, delicate=True)
 
 
-def pointing_down(scene: Scene, yaw: float, period: float = np.pi) -> Rotation:
-    """The hand pointing down, turned by `yaw` or what is the same after `period`, whichever is less
-    of a turn from how it began."""
+def pointing_down(scene: Scene, yaw: float) -> Rotation:
+    """The hand pointing down, turned by `yaw` or half a turn more, whichever is less of a turn from
+    how it began."""
     home = Pose(np.zeros(3), scene.home.rotation * Rotation.from_euler("x", np.pi).inv()).yaw()
-    return gripper_down(nearest_angle(yaw, home, period))
+    return gripper_down(nearest_angle(yaw, home, np.pi))
 
 
 def leaning(scene: Scene, direction: np.ndarray, angle: float) -> Rotation:
@@ -111,12 +109,10 @@ def place_on(scene: Scene, name: str, target: str) -> tuple[np.ndarray, float]:
     side."""
     bottom = scene.height_above_ground(name)
     if scene.is_region(target):
-        pose, half = scene.region(target)
+        middle, half = scene.region(target)
         guests = [goal[1] for goal in scene.goals if goal[0] == "on" and goal[2] == target]
         side = np.linspace(-1, 1, len(guests))[guests.index(name)] if len(guests) > 1 else 0.0
-        x, y = (pose.position + pose.rotation.apply([0, side * SIDE_BY_SIDE * half[1], 0]))[:2]
-        height = pose.position[2] + (np.abs(pose.rotation.as_matrix()) @ half)[2]
-        return np.array([x, y, height + bottom]), 0.02
+        return middle + np.array([0, side * SIDE_BY_SIDE * half[1], half[2] + bottom]), 0.02
     x, y, z = scene.pose(target).position
     _, heights, _ = scene.height_map(np.array([x, y]), 0.02, z + 0.3)
     return np.array([x, y, float(np.median(heights)) + bottom]), 0.012
@@ -125,15 +121,14 @@ def place_on(scene: Scene, name: str, target: str) -> tuple[np.ndarray, float]:
 def place_in(scene: Scene, name: str, region: str) -> tuple[np.ndarray, float]:
     """Where the origin of an object has to be (3,) to be dropped into a place with a rim, and from
     how high."""
-    pose, half = scene.region(region)
-    rim = pose.position[2] + (np.abs(pose.rotation.as_matrix()) @ half)[2]
-    return np.array([*pose.position[:2], rim + scene.height_above_ground(name)]), 0.0
+    middle, half = scene.region(region)
+    return middle + np.array([0, 0, half[2] + scene.height_above_ground(name)]), 0.0
 
 
-def pull(scene: Scene, name: str, state: str) -> Plan:
+def pull(scene: Scene, name: str) -> Plan:
     """Open a drawer by its handle: come from the front, the fingers above and below the bar."""
     joint = scene.joint(name)
-    outward = joint.axis * np.sign(joint.towards(state))
+    outward = joint.axis * np.sign(joint.towards("open"))
     bar = _farthest(scene, scene.geoms_below(joint.body), outward)
     rotation = _facing(scene, -outward)
     before = Pose(bar + 0.10 * outward, rotation)
@@ -142,7 +137,7 @@ def pull(scene: Scene, name: str, state: str) -> Plan:
     yield slowly(Pose(bar - 0.005 * outward, rotation), OPEN, 0.006, 40)
     yield hold(scene, CLOSED, CLOSING_STEPS)
     grasp = scene.tool()
-    far = abs(joint.towards(state)) + 0.01
+    far = abs(joint.towards("open")) + 0.01
     yield slowly(Pose(grasp.position + far * outward, grasp.rotation), CLOSED, 0.006, 80)
     yield hold(scene, OPEN, OPENING_STEPS)
     back = scene.tool()
@@ -150,33 +145,33 @@ def pull(scene: Scene, name: str, state: str) -> Plan:
     yield move(Pose(scene.tool().position + 0.15 * UP, scene.home.rotation), OPEN, 0.03, 40)
 
 
-def shut(scene: Scene, name: str, state: str) -> Plan:
+def shut(scene: Scene, name: str) -> Plan:
     """Push a drawer or a door to."""
     joint = scene.joint(name)
-    return _shut_drawer(scene, joint, state) if joint.slides else _shut_door(scene, joint, state)
+    return _shut_drawer(scene, joint) if joint.slides else _shut_door(scene, joint)
 
 
-def _shut_drawer(scene: Scene, joint: Joint, state: str) -> Plan:
+def _shut_drawer(scene: Scene, joint: Joint) -> Plan:
     """Push a drawer in with the fist, at its handle. The hand leans back from what is above."""
-    inward = joint.axis * np.sign(joint.towards(state))
+    inward = joint.axis * np.sign(joint.towards("close"))
     bar = _farthest(scene, scene.geoms_below(joint.body), -inward)
     rotation = leaning(scene, inward, LEAN)
     before = Pose(bar - 0.06 * inward, rotation)
     yield move(before.raised(HOVER), CLOSED, 0.03, 90)
     yield move(before, CLOSED, 0.015, 60)
-    far = abs(joint.towards(state)) + 0.03
+    far = abs(joint.towards("close")) + 0.03
     yield slowly(Pose(bar + far * inward, rotation), CLOSED, 0.005, 90)
-    yield move(Pose(before.position, rotation), CLOSED, 0.03, 30)
+    yield move(before, CLOSED, 0.03, 30)
     yield move(scene.tool().raised(HOVER), CLOSED, 0.03, 40)
 
 
-def _shut_door(scene: Scene, joint: Joint, state: str) -> Plan:
+def _shut_door(scene: Scene, joint: Joint) -> Plan:
     """Push a door to with the fist, along its way, from outside."""
     geoms = scene.geoms_below(joint.body)
     middle = np.mean([scene.data.geom_xpos[geom] for geom in geoms], axis=0)
     along = (middle - joint.anchor) * [1, 1, 0]
     along /= np.linalg.norm(along)
-    angle = joint.towards(state) * np.sign(joint.axis[2])
+    angle = joint.towards("close") * np.sign(joint.axis[2])
     way = np.cross(np.sign(angle) * UP, along)
 
     def beside(share: float, distance: float) -> Pose:
@@ -205,13 +200,12 @@ def insert(scene: Scene, name: str, region: str, fixture: str) -> Plan:
     yield slowly(at, OPEN, 0.005, 60)
     yield hold(scene, CLOSED, CLOSING_STEPS)
     middle, half = scene.region(region)
-    depth = float(np.abs(inward @ (middle.rotation.as_matrix() * half)).max())
-    below = (np.abs(middle.rotation.as_matrix()) @ half)[2]
-    floor = middle.position[2] - below + scene.height_above_ground(name) + 0.015
+    depth = float(np.abs(inward) @ half)
+    floor = middle[2] - half[2] + scene.height_above_ground(name) + 0.015
 
     def carried(ahead: float) -> Pose:
         """Of the hand, for the object to be this far ahead of the middle of the place."""
-        place = np.array([*(middle.position + ahead * inward)[:2], floor])
+        place = np.array([*(middle + ahead * inward)[:2], floor])
         return Pose(scene.tool().position + place - scene.pose(name).position, rotation)
 
     before_lift = scene.pose(name).position[2]
@@ -225,12 +219,12 @@ def insert(scene: Scene, name: str, region: str, fixture: str) -> Plan:
     yield move(Pose(scene.tool().position + HOVER * UP, scene.home.rotation), OPEN, 0.03, 60)
 
 
-def turn(scene: Scene, name: str, state: str) -> Plan:
+def turn(scene: Scene, name: str) -> Plan:
     """Turn a knob by its ridge."""
     joint = scene.joint(name)
     ridge, yaw = _ridge(scene, joint)
     start = pointing_down(scene, yaw)
-    angle = joint.towards(state) * np.sign(joint.axis[2])
+    angle = joint.towards("turnon") * np.sign(joint.axis[2])
     at = Pose(ridge, start)
     yield move(at.raised(HOVER), OPEN, 0.02, 90)
     yield slowly(at, OPEN, 0.005, 60)
@@ -244,7 +238,7 @@ def turn(scene: Scene, name: str, state: str) -> Plan:
 
 def push(scene: Scene, name: str, region: str) -> Plan:
     """Push a plate over the table to a place, with the closed fingers within its rim."""
-    goal = scene.region(region)[0].position[:2]
+    goal = scene.region(region)[0][:2]
     middle = scene.pose(name).position
     _, heights, _ = scene.height_map(middle, 0.01, middle[2] + 0.1)
     height = float(np.median(heights)) + 0.003
@@ -263,9 +257,8 @@ def push(scene: Scene, name: str, region: str) -> Plan:
 
 def _farthest(scene: Scene, geoms: Sequence[int], direction: np.ndarray) -> np.ndarray:
     """The middle (3,) of the geom that is farthest in a direction (3,)."""
-    return scene.data.geom_xpos[
-        max(geoms, key=lambda g: scene.data.geom_xpos[g] @ direction)
-    ].copy()
+    places = scene.data.geom_xpos[list(geoms)]
+    return places[int((places @ direction).argmax())]
 
 
 def _facing(scene: Scene, direction: np.ndarray) -> Rotation:
