@@ -23,6 +23,11 @@ from lerobot_robot_franka.limits import JOINTS
 
 STIFFNESS = np.array([600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0])
 """Nm/rad, less towards the hand."""
+MAXIMUM_TORQUE_CHANGE = 2.0
+"""Nm from the torque of last millisecond that may be asked for. libfranka's low-pass filter of
+100 Hz (gain 2π·0.1 / (1 + 2π·0.1) = 0.39) lets 0.77 Nm of it through, and the arm allows 1. At
+franky's 1 the torque changes by 0.39 Nm/ms, too slowly for this stiffness: jumping targets make the
+arm swing ever wider."""
 GUIDED_DAMPING = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5])
 """Nms/rad, of an arm that is moved by hand, so that it does not go on by itself when let go."""
 MAXIMUM_WIDTH = 0.08  # metres, of the Franka Hand
@@ -142,7 +147,9 @@ class FrankyArm:
     def begin(self) -> None:
         """See `ArmDriver`."""
         try:
-            self._tracker = self._franky.JointImpedanceTracker(self._robot, stiffness=STIFFNESS)
+            self._tracker = self._franky.JointImpedanceTracker(
+                self._robot, stiffness=STIFFNESS, max_delta_tau=MAXIMUM_TORQUE_CHANGE
+            )
         except self._franky.Exception as error:
             raise ConnectError(f"{_why(error, HINTS, NO_CONTROL)}: {error}") from None
 
