@@ -35,7 +35,7 @@ from tqdm import tqdm
 from e0_bench.files import write_json
 from e0_bench.statistics import Rate
 from e0_bench.training_run import local_training, train
-from e0_maniskill.files import beside
+from e0_system.files import beside
 
 FPS = 12
 TASK = "pick up the cube"
@@ -250,7 +250,8 @@ def drive(part: Path, checkpoint: Path, seed: int, count: int) -> list[dict[str,
             f"--policy.path={checkpoint}",
             "--robot.type=franka", f"--robot.host={told['host']}", "--robot.realtime=false",
             f"--robot.cameras={json.dumps(cameras(told['pictures']))}",
-            "--robot.unsafe_actions=limit",
+            # LeRobot goes home in a second, faster than the arm: what it asks for runs ahead.
+            "--robot.unsafe_actions=limit", "--robot.max_step=1.0",
             "--strategy.type=episodic", "--dataset.repo_id=local/rollout_franka_sim",
             f"--dataset.root={part}", "--dataset.push_to_hub=false",
             "--dataset.video=false", f"--dataset.single_task={TASK}", f"--dataset.fps={FPS}",

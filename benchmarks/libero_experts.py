@@ -2,15 +2,16 @@
 
     python benchmarks/libero_experts.py --out benchmarks/results/libero-experts-2-cpu-cores.json
 
-Results: {"tasks": [{"suite", "number", "goal", "successes", "episodes", "interval",
-"mean_steps", "failed"} or {"suite", "number", "error"}], "suites": {suite: successes, episodes,
-interval}, "machine": text}.
+The same as `e0 collect --env libero --dry-run --official-states --action-noise 0 --seed 0`, with
+the results as a file: {"tasks": [{"task", "successes", "episodes", "interval", "mean_steps",
+"failed"}], "suites": {suite: successes, episodes, interval}, "machine": text}.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +20,26 @@ from tqdm import tqdm
 
 from e0_bench.files import write_json
 from e0_bench.statistics import Rate
-from e0_libero.tasks import STEP_LIMITS, TASKS, begin, opened, solve
-from e0_maniskill.processes import WorkerPool
+from e0_experts.collection import try_experts
+from e0_experts.selection import Outcome
+from e0_libero.demonstrations import LiberoSettings
+from e0_libero.tasks import STEP_LIMITS, task_names
 
-TIME_LIMIT = 1800.0  # seconds of a task's episodes
+
+def told(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Outcomes as data."""
+    rate = Rate(sum(outcome.success for outcome in outcomes), len(outcomes))
+    return {"successes": rate.successes, "episodes": rate.episodes, "interval": rate.interval}
 
 
-def try_task(suite: str, number: int, episodes: int) -> dict[str, Any]:
-    """The expert on the first `episodes` initial states of a task."""
-    steps: list[int | None] = []
-    with opened(suite, number) as (env, states):
-        for state in states[:episodes]:
-            begin(env, state)
-            steps.append(solve(env, STEP_LIMITS[suite]))
-        goal = " and ".join(" ".join(part) for part in env.env.parsed_problem["goal_state"])
+def told_task(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """A task's outcomes as data. A failed episode takes as many steps as there are."""
     return {
-        "suite": suite,
-        "number": number,
-        "goal": goal,
-        **rate_of(sum(step is not None for step in steps), len(steps)),
-        "mean_steps": float(np.mean([step or STEP_LIMITS[suite] for step in steps])),
-        "failed": [place for place, step in enumerate(steps) if step is None],
+        "task": outcomes[0].task,
+        **told(outcomes),
+        "mean_steps": float(np.mean([outcome.steps for outcome in outcomes])),
+        "failed": [outcome.seed for outcome in outcomes if not outcome.success],
     }
-
-
-def rate_of(successes: int, episodes: int) -> dict[str, Any]:
-    """A success rate as data."""
-    interval = Rate(successes, episodes).interval
-    return {"successes": successes, "episodes": episodes, "interval": interval}
 
 
 def main() -> None:
@@ -58,43 +51,23 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=50, help="of each task, at most 50")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    tasks = [(suite, number) for suite in arguments.suites for number in range(TASKS)]
-    results: list[dict[str, Any]] = []
-    with WorkerPool(arguments.workers, TIME_LIMIT) as pool:
-        jobs = {task: pool.submit(try_task, *task, arguments.episodes) for task in tasks}
-        for (suite, number), job in tqdm(jobs.items(), unit="task"):
-            try:
-                told = job.result()
-                rate = Rate(told["successes"], told["episodes"])
-                line = f"{told['goal']}: {rate}, failed: {told['failed']}"
-            except Exception as error:  # of one task; the others are worth knowing
-                told = {
-                    "suite": suite,
-                    "number": number,
-                    "error": f"{type(error).__name__}: {error}",
-                }
-                line = told["error"]
-            tqdm.write(f"{suite}/{number} {line}")
-            results.append(told)
-            write_results(arguments.out, results)
-    for suite, rate in over_suites(results).items():
-        print(f"{suite}: {Rate(rate['successes'], rate['episodes'])}")
-
-
-def over_suites(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rates of whole suites, of the tasks that were tried."""
-    tried = [told for told in results if "episodes" in told]
-    suites = {}
-    for suite in dict.fromkeys(told["suite"] for told in tried):
-        own = [told for told in tried if told["suite"] == suite]
-        counts = (sum(told[name] for told in own) for name in ("successes", "episodes"))
-        suites[suite] = rate_of(*counts)
-    return suites
-
-
-def write_results(path: Path, results: list[dict[str, Any]]) -> None:
-    machine = platform.platform()
-    write_json(path, {"tasks": results, "suites": over_suites(results), "machine": machine})
+    settings = LiberoSettings(image_size=None, official_states=True)
+    seeds = dict.fromkeys(task_names(arguments.suites), range(arguments.episodes))
+    tasks: list[dict[str, Any]] = []
+    suites: dict[str, list[Outcome]] = {}
+    with tqdm(total=len(seeds) * arguments.episodes, unit="episode") as bar:
+        for outcomes in try_experts(
+            seeds,
+            workers=arguments.workers,
+            settings=settings,
+            on_episode=lambda _: bar.update(),
+        ):
+            tasks.append(told_task(outcomes))
+            tqdm.write(f"{tasks[-1]['task']}: {tasks[-1]['successes']} of {len(outcomes)}")
+            suites.setdefault(outcomes[0].task.partition("/")[0], []).extend(outcomes)
+            rates = {suite: told(own) for suite, own in suites.items()}
+            results = {"tasks": tasks, "suites": rates, "machine": platform.platform()}
+            write_json(arguments.out, results)
 
 
 if __name__ == "__main__":

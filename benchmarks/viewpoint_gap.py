@@ -36,7 +36,7 @@ from e0_bench.comparison.recipe import Recipe
 from e0_bench.files import write_json
 from e0_bench.viewpoint.tables import gap_table
 from e0_maniskill.cameras import CameraShift
-from e0_maniskill.collection import CollectionSettings
+from e0_maniskill.demonstrations import ManiSkillSettings
 from lerobot_policy_e0 import E0Policy
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
@@ -119,9 +119,7 @@ def camera_geometry(recipe: dict[str, Any]) -> CameraGeometry:
 
 def moved_request(recipe: dict[str, Any], azimuth: float) -> CollectionRequest:
     """The held-out demonstrations, seen by a camera that was moved."""
-    settings = CollectionSettings(
-        **recipe["environment"], camera_shift=CameraShift(azimuth=azimuth)
-    )
+    settings = ManiSkillSettings(**recipe["environment"], camera_shift=CameraShift(azimuth=azimuth))
     held_out = recipe["held_out"]
     return CollectionRequest(
         tuple(recipe["dataset"]["tasks"]), held_out["episodes"], held_out["seed"], settings

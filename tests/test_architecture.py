@@ -13,18 +13,21 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 # Each package with those of ours that it may import: those of the floors below.
+SIMULATORS = {"e0_experts", "e0_libero", "e0_maniskill", "e0_system"}
 FLOORS = {
     "e0": set(),
-    "e0_experts": set(),
+    "e0_system": set(),
+    "e0_experts": {"e0_system"},
     "e0_maniskill": {"e0_experts"},
     "e0_libero": {"e0_experts"},
     "e0_server": set(),
-    "lerobot_policy_e0": {"e0", "e0_libero", "e0_maniskill", "e0_server"},
-    "e0_bench": {"lerobot_policy_e0", "e0", "e0_libero", "e0_maniskill", "e0_server"},
+    "lerobot_policy_e0": {"e0", "e0_server"} | SIMULATORS,
+    "e0_bench": {"lerobot_policy_e0", "e0", "e0_server"} | SIMULATORS,
 }
 # Packages of others that a floor does without. LeRobot brings Gymnasium along.
 FOREIGN = {
     "e0": {"lerobot", "transformers", "mani_skill", "sapien", "gymnasium"},
+    "e0_system": {"lerobot", "transformers", "torch", "gymnasium", "mani_skill", "libero"},
     "e0_experts": {"lerobot", "transformers", "torch", "gymnasium", "mani_skill", "libero"},
     "e0_maniskill": {"lerobot", "transformers", "libero"},
     "e0_libero": {"lerobot", "transformers", "mani_skill", "sapien"},

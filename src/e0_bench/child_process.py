@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from e0_maniskill.locks import name_holder
-from e0_maniskill.processes import end_with_parent
+from e0_system.locks import name_holder
+from e0_system.processes import end_with_parent
 
 
 @contextmanager

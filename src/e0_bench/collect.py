@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tqdm import tqdm
 
 from e0_bench.statistics import format_rate
-from e0_maniskill.cameras import CameraShift
-from e0_maniskill.collection import CollectionSettings, expert_success, numbers_per_task
+from e0_experts.collection import CollectionSettings, numbers_per_task, try_experts
+from e0_experts.selection import Outcome
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
+if TYPE_CHECKING:
+    from e0_libero.demonstrations import LiberoSettings
+    from e0_maniskill.demonstrations import ManiSkillSettings
+
 OF_PICTURES = ("image_size", "hand_camera", "camera_shift", "depth", "videos")
+OF_MANISKILL = ("hand_camera", "camera_shift", "depth", "proprioception", "state_only")
+OF_LIBERO = ("official_states",)
+TASKS = {"maniskill": ("PushCube-v1", "PickCube-v1"), "libero": ("libero_object",)}
 
 
 @dataclass(frozen=True)
@@ -19,7 +30,10 @@ class CollectCommand:
 
     output: Path = Path("outputs/demonstrations")
     """Directory of the dataset; must not exist yet."""
-    tasks: tuple[str, ...] = ("PushCube-v1", "PickCube-v1")
+    env: Literal["maniskill", "libero"] = "maniskill"
+    tasks: tuple[str, ...] = ()
+    """PushCube-v1 and PickCube-v1, or of LIBERO the suite libero_object, if not given. A suite
+    stands for its ten tasks; libero_goal/3 is one."""
     episodes: tuple[int, ...] = (100,)
     """Successful episodes: one number for every task, or one for each."""
     seed: int = 100_000
@@ -29,8 +43,9 @@ class CollectCommand:
     hold_steps: int = 4
     """Steps recorded after each success, to show how small errors near the goal are corrected."""
     image_size: int | None = None
-    """Pixels; the tasks' own size (128) if not given."""
+    """Pixels; if not given, the size that is usual there: 128, or of LIBERO 256."""
     hand_camera: bool = False
+    """LIBERO's pictures are always of both cameras."""
     camera_shift: str | None = None
     """azimuth,elevation,radius,roll of the fixed cameras on the spheres around their targets, as in
     15,5,1.1,0: degrees, degrees, a factor, degrees."""
@@ -40,6 +55,9 @@ class CollectCommand:
     """full: joints and tool pose (16 numbers). compact: gripper width and tool position (4)."""
     state_only: bool = False
     """No images; needs no Vulkan driver."""
+    official_states: bool = False
+    """Begin at LIBERO's official initial states, which evaluation uses, k at seed k: to measure the
+    experts. What shall be evaluated there must not be trained with them."""
     videos: bool = False
     """Store images as video."""
     workers: int = 2
@@ -51,16 +69,43 @@ class CollectCommand:
 def run_collect(command: CollectCommand) -> None:
     """Collect the dataset, or with `dry_run` only try the experts.
 
-    Raises ValueError for settings of pictures where there are none, and what `collect_dataset` and
-    `expert_success` raise.
+    Raises ValueError for settings that the environment does not have, or of pictures where there
+    are none, and what `collect_dataset` and `try_experts` raise.
     """
+    others = OF_MANISKILL if command.env == "libero" else OF_LIBERO
+    _refuse(command, others, f"there is no --{{flag}} with --env {command.env}; leave it out")
     if command.state_only:
-        _refuse_pictures(command)
+        message = "--{flag} is for pictures, and --state-only takes none; leave one out"
+        _refuse(command, OF_PICTURES, message)
+    settings = _libero(command) if command.env == "libero" else _maniskill(command)
+    tasks = settings.task_names(command.tasks or TASKS[command.env])
     if command.dry_run:
-        _dry_run(command)
+        _dry_run(command, settings, tasks)
         return
+    request = CollectionRequest(tuple(tasks), command.episodes, command.seed, settings)
+    record = collect_dataset(
+        request, command.output, workers=command.workers, use_videos=command.videos
+    )
+    for task, part in record["collected"].items():
+        print(f"{task}: {len(part['seeds'])} episodes from {part['tries']} tries")
+    print(f"Dataset: {command.output}")
+
+
+def _refuse(command: CollectCommand, names: Sequence[str], message: str) -> None:
+    usual = {field.name: field.default for field in fields(CollectCommand)}
+    for name in names:
+        if getattr(command, name) != usual[name]:
+            raise ValueError(message.format(flag=name.replace("_", "-")))
+
+
+def _maniskill(command: CollectCommand) -> ManiSkillSettings:
+    from e0_maniskill.cameras import CameraShift
+    from e0_maniskill.demonstrations import ManiSkillSettings
+
+    if command.dry_run:
+        return ManiSkillSettings(state_only=True, action_noise=command.action_noise)
     shift = command.camera_shift
-    settings = CollectionSettings(
+    return ManiSkillSettings(
         camera_shift=None if shift is None else CameraShift.parse(shift),
         image_size=command.image_size,
         hand_camera=command.hand_camera,
@@ -70,31 +115,46 @@ def run_collect(command: CollectCommand) -> None:
         action_noise=command.action_noise,
         hold_steps=command.hold_steps,
     )
-    request = CollectionRequest(command.tasks, command.episodes, command.seed, settings)
-    record = collect_dataset(
-        request, command.output, workers=command.workers, use_videos=command.videos
+
+
+def _libero(command: CollectCommand) -> LiberoSettings:
+    from e0_libero.assets import wire
+
+    wire()  # or say what is not installed
+    from e0_libero.demonstrations import PUBLISHED_SIZE, LiberoSettings
+
+    size = PUBLISHED_SIZE if command.image_size is None else command.image_size
+    return LiberoSettings(
+        image_size=None if command.dry_run else size,
+        official_states=command.official_states,
+        action_noise=command.action_noise,
+        hold_steps=command.hold_steps,
     )
-    for task, part in record["collected"].items():
-        print(f"{task}: {len(part['seeds'])} episodes from {part['tries']} tries")
-    print(f"Dataset: {command.output}")
 
 
-def _refuse_pictures(command: CollectCommand) -> None:
-    usual = {field.name: field.default for field in fields(CollectCommand)}
-    for name in OF_PICTURES:
-        if getattr(command, name) != usual[name]:
-            flag = name.replace("_", "-")
-            raise ValueError(
-                f"--{flag} is for pictures, and --state-only takes none; leave one out"
-            )
+def _dry_run(
+    command: CollectCommand, settings: CollectionSettings[Any], tasks: Sequence[str]
+) -> None:
+    """Print the experts' success over the first seeds, a line per task, and per suite."""
+    counts = numbers_per_task(command.episodes, tasks)
+    seeds = {task: range(command.seed, command.seed + count) for task, count in counts.items()}
+    suites: dict[str, list[Outcome]] = {}
+    with tqdm(total=sum(counts.values()), desc="Trying", unit="episode", leave=False) as bar:
+        for outcomes in try_experts(
+            seeds,
+            workers=command.workers,
+            settings=settings,
+            on_episode=lambda _: bar.update(),
+        ):
+            task = outcomes[0].task
+            tqdm.write(_told(task, outcomes))
+            if "/" in task:
+                suites.setdefault(task.partition("/")[0], []).extend(outcomes)
+    for suite, outcomes in suites.items():
+        print(_told(suite, outcomes).partition(", failed")[0])
 
 
-def _dry_run(command: CollectCommand) -> None:
-    """Print the experts' success over the first seeds, a line per task."""
-    for task, count in numbers_per_task(command.episodes, command.tasks).items():
-        seeds = range(command.seed, command.seed + count)
-        outcome = expert_success(
-            task, seeds, workers=command.workers, action_noise=command.action_noise
-        )
-        failed = [seed for seed, success in outcome.items() if not success]
-        print(f"{task}: {format_rate(len(outcome) - len(failed), len(outcome))}, failed: {failed}")
+def _told(name: str, outcomes: Sequence[Outcome]) -> str:
+    failed = [outcome.seed for outcome in outcomes if not outcome.success]
+    rate = format_rate(len(outcomes) - len(failed), len(outcomes))
+    return f"{name}: {rate}, failed: {failed}"

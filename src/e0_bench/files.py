@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e0_maniskill.files import read_json, write_bytes, write_text
+from e0_system.files import read_json, write_bytes, write_text
 
 __all__ = ["json_lines", "read_json", "write_bytes", "write_json", "write_text"]
 

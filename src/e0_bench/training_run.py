@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from e0_bench.child_process import child_process
 from e0_bench.files import read_json, write_json
-from e0_maniskill.files import beside
-from e0_maniskill.locks import LOCK, own_directory
+from e0_system.files import beside
+from e0_system.locks import LOCK, own_directory
 
 TRAINING = "lerobot_policy_e0.training"
 

@@ -51,13 +51,20 @@ class Follower:
     ends, it keeps steering to the last waypoint.
 
     tool: gives the tool's pose now. metres, radians: what an action of 1 moves or turns it by in a
-    step; a negative number of radians where the simulator turns the other way.
+    step; a negative number of radians where the simulator turns the other way. pace: share of the
+    waypoints' speed that it moves with.
     """
 
     def __init__(
-        self, plan: Plan, tool: Callable[[], Pose], *, metres: float, radians: float
+        self,
+        plan: Plan,
+        tool: Callable[[], Pose],
+        *,
+        metres: float,
+        radians: float,
+        pace: float = 1.0,
     ) -> None:
-        self._plan, self._tool = plan, tool
+        self._plan, self._tool, self._pace = plan, tool, pace
         self._metres, self._radians = metres, radians
         self._waypoint = next(plan)
         self._steps = 0
@@ -91,7 +98,7 @@ class Follower:
     def _steer(self, waypoint: Waypoint) -> np.ndarray:
         target, tool = waypoint.pose(), self._tool()
         move = waypoint.gain * (target.position - tool.position) / self._metres
-        move *= min(1.0, waypoint.speed / max(np.abs(move).max(), 1e-9))
+        move *= min(1.0, self._pace * waypoint.speed / max(np.abs(move).max(), 1e-9))
         turn = (target.rotation * tool.rotation.inv()).as_rotvec() / self._radians
         turn *= min(1.0, 1.0 / max(np.linalg.norm(turn), 1e-9))
         action = np.concatenate([move, turn, [waypoint.gripper]]).astype(np.float32)

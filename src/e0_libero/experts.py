@@ -6,7 +6,7 @@ it true.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,18 +22,28 @@ ORDER = {"turnon": 0, "on": 1, "in": 1, "open": 2, "close": 3}  # what was put i
 class Expert:
     """Solves the task of an environment that has been reset; make a new one after every reset.
 
-    Call `act` before every step. task: LIBERO's `ControlEnv`. Raises ValueError for a goal that no
-    skill reaches.
+    Call `act` before every step. task: LIBERO's `ControlEnv`. pace: share of its usual speed. rng:
+    draws the order of what may be done in any order. Raises ValueError for a goal that no skill
+    reaches.
     """
 
-    def __init__(self, task: object) -> None:
+    def __init__(
+        self, task: object, *, pace: float = 1.0, rng: np.random.Generator | None = None
+    ) -> None:
         scene = Scene(task)
         for goal in scene.goals:
             if goal[0] not in DOINGS or (goal[0] == "open" and not scene.joint(goal[1]).slides):
                 raise ValueError(
                     f"no skill makes {goal} true; known: {', '.join(DOINGS)}, open for drawers"
                 )
-        self._follower = Follower(plan(scene), scene.tool, metres=METRES, radians=RADIANS)
+        order = range(len(scene.goals)) if rng is None else rng.permutation(len(scene.goals))
+        self._follower = Follower(
+            plan(scene, [scene.goals[place] for place in order]),
+            scene.tool,
+            metres=METRES,
+            radians=RADIANS,
+            pace=pace,
+        )
 
     @property
     def delicate(self) -> bool:
@@ -45,10 +55,11 @@ class Expert:
         return self._follower.act()
 
 
-def plan(scene: Scene) -> Plan:
-    """Make all goals true, one after the other; begin again where one was missed."""
+def plan(scene: Scene, goals: Sequence[Sequence[str]]) -> Plan:
+    """Make all goals true, in this order as far as `ORDER` leaves it open; begin again where one
+    was missed."""
     for _ in range(ATTEMPTS):
-        for goal in sorted(scene.goals, key=lambda goal: ORDER[goal[0]]):
+        for goal in sorted(goals, key=lambda goal: ORDER[goal[0]]):
             if not scene.fulfilled(goal):
                 yield from DOINGS[goal[0]](scene, *goal[1:])
                 if not scene.fulfilled(goal):

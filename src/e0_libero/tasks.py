@@ -1,76 +1,67 @@
-"""LIBERO's tasks without pictures: quick enough to try experts on all of their initial states."""
+"""The tasks of LIBERO's four suites, each called by its suite and number: `libero_goal/3`."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
-from typing import Any
 
+import numpy as np
 import torch
 
 from e0_libero.assets import wire
-from e0_libero.experts import Expert
 
 STEP_LIMITS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 """Of episodes, by suite: what published evaluations use (OpenVLA, and LeRobot after it)."""
 TASKS = 10  # of each of these suites
-SETTLING_STEPS = 10  # before an episode begins, in which objects come to rest
-STILL = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0]
 
 
 class UnknownTaskError(ValueError):
     """A suite or a task that does not exist."""
 
 
-@contextmanager
-def opened(suite: str, number: int) -> Iterator[tuple[Any, Any]]:
-    """A task of a suite, LIBERO's `ControlEnv`, and its official initial states (50, n).
+@dataclass(frozen=True)
+class Task:
+    """A task. instruction: what a policy is told. bddl_file: what makes up the scene and what must
+    be true in the end. initial_states (50, n): of the official evaluation."""
 
-    Raises UnknownTaskError, and AssetsMissingError.
-    """
+    name: str
+    instruction: str
+    step_limit: int
+    bddl_file: str
+    initial_states: np.ndarray
+
+
+def task_names(names: Sequence[str]) -> list[str]:
+    """The tasks that names of tasks and of whole suites stand for. Raises UnknownTaskError."""
+    tasks = []
+    for name in names:
+        found = re.fullmatch(r"(\w+)(?:/(\d+))?", name)
+        if not found or found[1] not in STEP_LIMITS or int(found[2] or 0) >= TASKS:
+            raise UnknownTaskError(
+                f"no task {name}; known: {', '.join(STEP_LIMITS)}, or one of ten as libero_10/0"
+            )
+        numbers = range(TASKS) if found[2] is None else [int(found[2])]
+        tasks += [f"{found[1]}/{number}" for number in numbers]
+    return tasks
+
+
+def find_task(name: str) -> Task:
+    """A task by its name. Raises UnknownTaskError, and AssetsMissingError."""
+    (name,) = task_names([name])
+    suite, _, number = name.partition("/")
     wire()
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it recommends settings
-    library = import_module("libero.libero")
-    if suite not in STEP_LIMITS or not 0 <= number < TASKS:
-        raise UnknownTaskError(
-            f"no task {suite}/{number}; known: {', '.join(STEP_LIMITS)}, each 0 to {TASKS - 1}"
-        )
     with redirect_stdout(StringIO()):  # it tells the order of its tasks
-        task = (
-            import_module("libero.libero.benchmark").get_benchmark_dict()[suite]().get_task(number)
-        )
-    file = os.path.join(library.get_libero_path("bddl_files"), task.problem_folder, task.bddl_file)
-    states = os.path.join(
-        library.get_libero_path("init_states"), task.problem_folder, task.init_states_file
-    )
-    env = import_module("libero.libero.envs.env_wrapper").ControlEnv(
-        bddl_file_name=file, use_camera_obs=False, has_offscreen_renderer=False, hard_reset=False
-    )
-    try:
-        yield env, torch.load(states, weights_only=False)  # NumPy's arrays, of the package
-    finally:
-        env.close()
+        known = import_module("libero.libero.benchmark").get_benchmark_dict()[suite]()
+    task = known.get_task(int(number))
 
+    def path(kind: str, file: str) -> str:
+        folder = import_module("libero.libero").get_libero_path(kind)
+        return os.path.join(folder, task.problem_folder, file)
 
-def begin(env: Any, state: Any) -> None:
-    """Bring a task to an initial state (n,), settled."""
-    env.seed(0)
-    env.reset()
-    env.set_init_state(state)
-    for _ in range(SETTLING_STEPS):
-        env.step(STILL)
-
-
-def solve(env: Any, step_limit: int) -> int | None:
-    """Let an expert solve a task that has begun: after how many steps it has; None if it has not
-    at the limit."""
-    expert = Expert(env)
-    for step in range(step_limit):
-        env.step(expert.act())
-        if env.check_success():
-            return step + 1
-    return None
+    states = torch.load(path("init_states", task.init_states_file), weights_only=False)
+    return Task(name, task.language, STEP_LIMITS[suite], path("bddl_files", task.bddl_file), states)

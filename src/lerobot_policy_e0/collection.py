@@ -1,4 +1,4 @@
-"""Expert episodes of `e0_maniskill` -> a LeRobotDataset v3.
+"""Episodes of scripted experts -> a LeRobotDataset v3.
 
 Episodes are collected as single files beside the output, and meanwhile the dataset is written under
 another name; at the end it is renamed. So the output is a whole dataset or it is not there, and a
@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,12 @@ from lerobot.datasets import LeRobotDataset, aggregate_datasets
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from tqdm import tqdm
 
-from e0_maniskill.collection import CollectionSettings, collect_episodes, numbers_per_task
-from e0_maniskill.episodes import Episode, load_episode
-from e0_maniskill.files import beside, place_directory, read_json, write_text
-from e0_maniskill.locks import own_directory
-from e0_maniskill.processes import end_with_parent, wait_for_all
-from e0_maniskill.rendering import assume_render_backend, render_backend
-from e0_maniskill.selection import Collected, Outcome
-from e0_maniskill.tasks import CONTROL_FREQUENCY
+from e0_experts.collection import CollectionSettings, collect_episodes, numbers_per_task
+from e0_experts.episodes import Episode, load_episode
+from e0_experts.selection import Collected, Outcome, task_directory
+from e0_system.files import beside, place_directory, read_json, write_text
+from e0_system.locks import own_directory
+from e0_system.processes import end_with_parent, wait_for_all
 from lerobot_policy_e0.viewpoint import depth_feature
 
 RECORD = Path("meta") / "collection.json"
@@ -55,11 +53,11 @@ class CollectionRequest:
     tasks: tuple[str, ...]
     episodes: int | tuple[int, ...]
     seed: int
-    settings: CollectionSettings
+    settings: CollectionSettings[Any]
 
     def record(self) -> dict[str, Any]:
         """This request as JSON data, with the cameras that the tasks really get."""
-        data = {key: value for key, value in asdict(self).items() if key != "settings"}
+        data = {"tasks": self.tasks, "episodes": self.episodes, "seed": self.seed}
         data["settings"] = {task: self.settings.record(task) for task in self.tasks}
         return json.loads(json.dumps(data))
 
@@ -149,7 +147,7 @@ def _collect_into(
     """Collect what is missing in `partial` and write all of it as `output`."""
     draft = partial / "dataset"
     shutil.rmtree(draft, ignore_errors=True)
-    writer = _Writer(draft, output.name, use_videos)
+    writer = _Writer(draft, output.name, request.settings.frame_rate, use_videos)
     collected = _collect(request, partial / "episodes", workers, writer)
     writer.finish()
     record = wanted | {"collected": _summary(collected)}
@@ -171,13 +169,13 @@ def _collect_parts(
     others are ended then, and what is finished is kept.
     """
     counts = numbers_per_task(request.episodes, request.tasks)
-    backend = None if request.settings.state_only else render_backend()
+    setup = request.settings.worker_setup()
     processes, roots = {}, {}
     for place, (task, count) in enumerate(counts.items()):
         own = max(1, workers // len(counts) + (place < workers % len(counts)))
-        roots[task] = partial / "parts" / task
+        roots[task] = task_directory(partial / "parts", task)
         part = replace(request, tasks=(task,), episodes=count)
-        given = (os.getpid(), backend, part, roots[task], own, use_videos)
+        given = (os.getpid(), setup, part, roots[task], own, use_videos)
         processes[task] = get_context("spawn").Process(target=_collect_part, args=given)
     for process in processes.values():
         process.start()
@@ -203,7 +201,7 @@ def _join(roots: dict[str, Path], draft: Path, name: str, cache: Path) -> None:
     datasets.config.HF_DATASETS_CACHE = cache
     try:
         aggregate_datasets(
-            [f"local/{task}" for task in roots],
+            [f"local/{root.name}" for root in roots.values()],
             f"local/{name}",
             roots=list(roots.values()),
             aggr_root=draft,
@@ -217,7 +215,7 @@ def _join(roots: dict[str, Path], draft: Path, name: str, cache: Path) -> None:
 
 def _collect_part(
     parent: int,
-    backend: str | None,
+    setup: Callable[[], None],
     request: CollectionRequest,
     output: Path,
     workers: int,
@@ -225,8 +223,7 @@ def _collect_part(
 ) -> None:
     """In a process of its own, whose exit code says whether it was the disk."""
     end_with_parent(parent)
-    if backend is not None:
-        assume_render_backend(backend)
+    setup()
     try:
         collect_dataset(request, output, workers=workers, use_videos=use_videos)
     except OSError as error:
@@ -293,8 +290,9 @@ def _summary(collected: dict[str, Collected]) -> dict[str, Any]:
 class _Writer:
     """Writes episodes into a new LeRobotDataset while others are still being collected."""
 
-    def __init__(self, root: Path, name: str, use_videos: bool) -> None:
-        self._root, self._name, self._use_videos = root, name, use_videos
+    def __init__(self, root: Path, name: str, frame_rate: int, use_videos: bool) -> None:
+        self._root, self._name = root, name
+        self._frame_rate, self._use_videos = frame_rate, use_videos
         self._dataset: LeRobotDataset | None = None
 
     def add(self, path: Path) -> None:
@@ -304,7 +302,7 @@ class _Writer:
             disable_progress_bars()  # LeRobot's own, one for every episode
             self._dataset = LeRobotDataset.create(
                 f"local/{self._name}",
-                CONTROL_FREQUENCY,
+                self._frame_rate,
                 _features(episode, self._use_videos),
                 root=self._root,
                 robot_type="panda",
@@ -325,8 +323,9 @@ def _features(episode: Episode, use_videos: bool) -> dict[str, Any]:
     features = {
         ACTION: vector(episode.actions.shape[1], ACTION_NAMES),
         OBS_STATE: vector(episode.proprioception.shape[1]),
-        OBS_ENV_STATE: vector(episode.environment_state.shape[1]),
     }
+    if _tells_state(episode):
+        features[OBS_ENV_STATE] = vector(episode.environment_state.shape[1])
     for camera, images in episode.images.items():
         features[f"{OBS_IMAGES}.{camera}"] = {
             "dtype": "video" if use_videos else "image",
@@ -348,12 +347,18 @@ def _add_episode(dataset: LeRobotDataset, episode: Episode) -> None:
         frame: dict[str, np.ndarray | str] = {
             ACTION: episode.actions[step],
             OBS_STATE: episode.proprioception[step],
-            OBS_ENV_STATE: episode.environment_state[step],
             "task": episode.instruction,
         }
+        if _tells_state(episode):
+            frame[OBS_ENV_STATE] = episode.environment_state[step]
         for camera, images in episode.images.items():
             frame[f"{OBS_IMAGES}.{camera}"] = images[step]
         for camera, depth in episode.depth.items():
             frame[depth_feature(camera)] = depth[step, ..., None]
         dataset.add_frame(frame)
     dataset.save_episode()
+
+
+def _tells_state(episode: Episode) -> bool:
+    """Whether the simulator told something of the objects."""
+    return episode.environment_state.shape[1] > 0

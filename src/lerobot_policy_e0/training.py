@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from e0.network.vision import KeypointShape
 from e0.policy import network_sizes
-from e0_maniskill.files import append_line
+from e0_system.files import append_line
 from lerobot_policy_e0.configuration_e0 import E0Config
 from lerobot_policy_e0.dataset import FramesInMemory
 from lerobot_policy_e0.training_start import augmentations

@@ -22,7 +22,7 @@ from pathlib import Path
 from e0_bench.child_process import child_process
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult
 from e0_bench.files import write_json
-from e0_maniskill.locks import own_directory
+from e0_system.locks import own_directory
 
 out = Path(sys.argv[1])
 with own_directory(out) as lock:

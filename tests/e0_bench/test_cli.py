@@ -10,7 +10,9 @@ import pytest
 from safetensors.torch import save_file
 
 from e0_bench import cli, collect
+from e0_experts.selection import Outcome
 from e0_maniskill import CameraShift, default_cameras, find_task
+from e0_maniskill.demonstrations import ManiSkillSettings
 from made_weights import pi_weights, write_tokenizer
 
 
@@ -71,17 +73,36 @@ def test_a_dry_run_tries_what_would_be_collected(
 ) -> None:
     tried = []
 
-    def tell(task: str, seeds: range, **options: object) -> dict[int, bool]:
-        tried.append((task, seeds, options))
-        return {seed: seed != 9001 for seed in seeds}
+    def tell(
+        seeds: dict[str, range], *, workers: int, settings: ManiSkillSettings, **_: object
+    ) -> list[list[Outcome]]:
+        tried.append((seeds, workers, settings))
+        return [[Outcome(task, s, s != 9001, 10) for s in own] for task, own in seeds.items()]
 
-    monkeypatch.setattr(collect, "expert_success", tell)
+    monkeypatch.setattr(collect, "try_experts", tell)
     flags = ["--seed=9000", "--episodes=2", "--action-noise=0.3", "--workers=1"]
     code, out, _ = run_here(["collect", "--dry-run", *flags], monkeypatch, capsys)
     assert code == 0 and out.count("failed: [9001]") == 2
-    options = {"workers": 1, "action_noise": 0.3}
-    seeds = range(9000, 9002)
-    assert tried == [(task, seeds, options) for task in ("PushCube-v1", "PickCube-v1")]
+    seeds = dict.fromkeys(("PushCube-v1", "PickCube-v1"), range(9000, 9002))
+    assert tried == [(seeds, 1, ManiSkillSettings(state_only=True, action_noise=0.3))]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--env=libero", "--state-only"], "no --state-only with --env libero"),
+        (["--env=libero", "--camera-shift=5,0,1,0"], "no --camera-shift with --env libero"),
+        (["--official-states"], "no --official-states with --env maniskill"),
+    ],
+)
+def test_settings_of_another_simulator_are_refused(
+    flags: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = run_here(["collect", *flags], monkeypatch, capsys)
+    assert code == 1 and message in err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from e0_bench.training_run import check_training, last_checkpoint, local_training, train
-from e0_maniskill import locks
+from e0_system import locks
 
 
 def test_what_is_said_goes_before_what_is_chosen() -> None:
@@ -86,7 +86,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from e0_bench.child_process import child_process
-from e0_maniskill.locks import own_directory
+from e0_system.locks import own_directory
 
 run = Path(sys.argv[1])
 with own_directory(run) as lock, open(run / "log", "a") as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from lerobot.processor.env_processor import LiberoProcessorStep
 from scipy.spatial.transform import Rotation
 
 from e0_bench.closed_loop.environments import Environment, EnvironmentSettings, open_environment
-from e0_libero.tasks import begin, opened
+from e0_libero.env import LiberoEnv
 
 OBJECT = "alphabet_soup_1"
 SIZE = 96
@@ -33,9 +34,12 @@ def inner(environment: Environment) -> Any:
 
 def seen(inner: Any) -> dict[str, Any]:
     """What a policy sees now, by LeRobot's own way from the simulator to its batch."""
-    raw = inner._env.env._get_observations(force_update=True)
-    batch = preprocess_observation(_with_axis(inner._format_raw_obs(raw)))
-    return LiberoProcessorStep().observation(batch)
+    return processed(inner._format_raw_obs(inner._env.env._get_observations(force_update=True)))
+
+
+def processed(observation: dict[str, Any]) -> dict[str, Any]:
+    """LeRobot's environment's observation as its batch."""
+    return LiberoProcessorStep().observation(preprocess_observation(_with_axis(observation)))
 
 
 def _with_axis(observation: Any) -> Any:
@@ -92,44 +96,42 @@ def test_the_state_is_position_rotation_vector_and_fingers(inner: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def without_pictures() -> Iterator[tuple[Any, Any]]:
-    with opened("libero_object", 0) as (env, states):
-        yield env, states[3]
+def without_pictures() -> Iterator[LiberoEnv]:
+    with closing(LiberoEnv("libero_object/0", official_states=True)) as env:
+        yield env
 
 
-def after(without_pictures: tuple[Any, Any], number: int, command: float, count: int) -> list[Any]:
-    """What is observed before and after the same action, of one number, so many times."""
-    env, state = without_pictures
-    begin(env, state)
-    seen = [env.env._get_observations(force_update=True)]
+def after(env: LiberoEnv, number: int, command: float, count: int) -> list[np.ndarray]:
+    """The state (8,) before and after the same action, of one number, so many times."""
+    seen = [env.reset(seed=3)[0]]
     action = np.zeros(7)
     action[6], action[number] = -1, command
     for _ in range(count):
         seen.append(env.step(action)[0])
-    return [seen[0], seen[-1]]
+    return [seen[0]["agent_pos"], seen[-1]["agent_pos"]]
 
 
-def test_one_closes_the_gripper_and_minus_one_opens_it(without_pictures: Any) -> None:
+def test_one_closes_the_gripper_and_minus_one_opens_it(without_pictures: LiberoEnv) -> None:
     def width(command: float) -> float:
-        fingers = after(without_pictures, 6, command, 10)[1]["robot0_gripper_qpos"]
+        fingers = after(without_pictures, 6, command, 10)[1][6:]
         return float(fingers[0] - fingers[1])
 
     assert width(1.0) < 0.01 < 0.06 < width(-1.0)
 
 
-def test_actions_move_the_hand_along_the_worlds_axes(without_pictures: Any) -> None:
+def test_actions_move_the_hand_along_the_worlds_axes(without_pictures: LiberoEnv) -> None:
     for axis in range(3):
         before, then = after(without_pictures, axis, 0.5, 12)
-        moved = then["robot0_eef_pos"] - before["robot0_eef_pos"]
+        moved = (then - before)[:3]
         # 0.05 m a step for 1 is what is asked for; the arm does a quarter of it.
         assert 0.15 < moved[axis] / (12 * 0.5 * 0.05) < 0.4
         assert np.abs(np.delete(moved, axis)).max() < 0.25 * moved[axis]
 
 
-def test_actions_turn_the_hand_about_the_worlds_axes(without_pictures: Any) -> None:
+def test_actions_turn_the_hand_about_the_worlds_axes(without_pictures: LiberoEnv) -> None:
     for axis in range(3):
         seen = after(without_pictures, 3 + axis, 0.2, 10)
-        turns = [Rotation.from_quat(observed["robot0_eef_quat"]) for observed in seen]
+        turns = [Rotation.from_rotvec(state[3:6]) for state in seen]
         turned = (turns[1] * turns[0].inv()).as_rotvec()
         assert 0.1 < turned[axis] / (10 * 0.2 * 0.5) < 0.5
         assert np.abs(np.delete(turned, axis)).max() < 0.25 * turned[axis]
@@ -153,3 +155,31 @@ def test_episodes_begin_settled_at_the_official_initial_states(environment: Envi
 def test_suites_have_their_official_lengths_and_instructions(environment: Environment) -> None:
     assert environment.step_limit == 280
     assert environment.instruction == "pick up the alphabet soup and place it in the basket"
+
+
+def test_what_experts_are_recorded_with_is_what_policies_are_evaluated_with(inner: Any) -> None:
+    """The same pictures and state as LeRobot's environment and processor give, at the start of an
+    official episode and later."""
+    inner.init_state_id = 3
+    theirs = inner.reset(seed=3)[0]
+    with closing(LiberoEnv("libero_object/0", image_size=SIZE, official_states=True)) as env:
+        ours = env.reset(seed=3)[0]
+        assert env._max_episode_steps == inner._max_episode_steps
+        assert env.task_description == inner.task_description
+        for action in np.random.default_rng(0).uniform(-1, 1, (6, 7)):
+            batch = processed(theirs)
+            np.testing.assert_allclose(ours["agent_pos"], batch["observation.state"][0], atol=1e-6)
+            for name in ("image", "image2"):
+                picture = batch[f"observation.images.{name}"][0].permute(1, 2, 0).numpy()
+                assert np.abs(ours["pixels"][name] / 255 - picture).max() < 0.02
+            ours, theirs = env.step(action)[0], inner.step(action)[0]
+
+
+def test_demonstrations_begin_elsewhere_than_official_episodes_and_as_their_seed_says() -> None:
+    with closing(LiberoEnv("libero_object/0")) as env:
+        states = []
+        for seed in (3, 4, 3):
+            env.reset(seed=seed)
+            states.append(env.simulator.get_sim_state())
+    np.testing.assert_array_equal(states[0], states[2])
+    assert np.abs(states[0] - states[1]).max() > 0.005

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from e0_maniskill import ManiSkillEnv, episodes
-from e0_maniskill.episodes import demonstrated_way
+from e0_experts.episodes import run_expert
+from e0_maniskill import ManiSkillEnv
+from e0_maniskill.demonstrations import demonstrated_way, demonstrator
 from e0_maniskill.experts import Expert
 
 TASK = "PickEitherCube-v1"
@@ -39,12 +40,16 @@ def test_cubes_lie_apart_and_are_told_from_left_to_right(blind: ManiSkillEnv) ->
 
 
 def test_the_expert_lifts_the_cube_of_its_way_alone_and_the_scene_does_not_tell_which(
-    blind: ManiSkillEnv, monkeypatch: pytest.MonkeyPatch
+    blind: ManiSkillEnv,
 ) -> None:
     first_seen = []
-    for way in (demonstrated_way(TASK, 4), 1 - demonstrated_way(TASK, 4)):
-        monkeypatch.setattr(episodes, "demonstrated_way", lambda task, seed, way=way: way)
-        episode = episodes.run_expert(blind, 4, action_noise=0.1, hold_steps=2)
+    demonstrated = demonstrated_way(TASK, 4)
+    demonstrators = {
+        demonstrated: demonstrator,
+        1 - demonstrated: lambda env, _: Expert(env, 1 - demonstrated),
+    }
+    for way, goes in demonstrators.items():
+        episode = run_expert(blind, goes, 4, action_noise=0.1, hold_steps=2)
         assert episode.success
         first_seen.append(episode.environment_state[0])
         moved = episode.environment_state[-1] - episode.environment_state[0]

@@ -17,25 +17,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e0_maniskill import ManiSkillEnv
-from e0_maniskill.collection import (
-    CollectionSettings,
+from e0_experts.collection import (
     SettingsMismatchError,
     WorkerError,
     collect_episodes,
-    expert_success,
     numbers_per_task,
-    spare_garbage_collector,
+    try_experts,
 )
-from e0_maniskill.episodes import Episode, load_episode, run_expert
-from e0_maniskill.processes import WorkerLostError, WorkerPool
-from e0_maniskill.selection import Outcome, Progress
+from e0_experts.episodes import Episode, load_episode, run_expert
+from e0_experts.selection import Outcome, Progress
+from e0_maniskill import ManiSkillEnv
+from e0_maniskill.demonstrations import ManiSkillSettings, demonstrator, spare_garbage_collector
+from e0_system.processes import WorkerLostError, WorkerPool
 
 TASK = "PushCube-v1"
 SEED = 5000
 COUNT = 5
 # With 15 steps the expert is too slow for some seeds, so that failures are among the tries.
-SETTINGS = CollectionSettings(
+SETTINGS = ManiSkillSettings(
     state_only=True, proprioception="compact", episode_length=15, action_noise=0.1
 )
 
@@ -46,7 +45,9 @@ def expected() -> list[Episode]:
     env = SETTINGS.make_env(TASK)
     episodes: list[Episode] = []
     while sum(episode.success for episode in episodes) < COUNT:
-        episodes.append(run_expert(env, SEED + len(episodes), action_noise=SETTINGS.action_noise))
+        episodes.append(
+            run_expert(env, demonstrator, SEED + len(episodes), action_noise=SETTINGS.action_noise)
+        )
     env.close()
     assert not all(episode.success for episode in episodes), "this test needs a failure"
     return episodes
@@ -137,7 +138,7 @@ def test_a_worker_may_die_and_an_episode_that_takes_two_is_reported(
     # A finished collection starts no worker, and other settings are refused before any work.
     began = time.monotonic()
     assert_selection(tmp_path, 1, expected)
-    other = CollectionSettings(state_only=True, episode_length=15, action_noise=0.2)
+    other = ManiSkillSettings(state_only=True, episode_length=15, action_noise=0.2)
     with pytest.raises(SettingsMismatchError, match=r"action_noise was 0\.1, now 0\.2"):
         collect_episodes([TASK], COUNT, SEED, tmp_path, settings=other)
     with pytest.raises(SettingsMismatchError, match="seed was 5000, now 5001"):
@@ -146,7 +147,7 @@ def test_a_worker_may_die_and_an_episode_that_takes_two_is_reported(
 
 
 def test_error_in_a_worker_is_its_cause(tmp_path: Path) -> None:
-    impossible = CollectionSettings(state_only=True, episode_length=-1)
+    impossible = ManiSkillSettings(state_only=True, episode_length=-1)
     with pytest.raises(WorkerError, match="raised: ValueError") as error:
         collect_episodes([TASK], 1, SEED, tmp_path, workers=1, settings=impossible)
     cause = error.value.__cause__
@@ -167,7 +168,7 @@ def test_hopeless_expert_is_given_up(tmp_path: Path) -> None:
 
 
 def test_collecting_pictures(tmp_path: Path, rendering: None) -> None:
-    pictures = CollectionSettings(image_size=32, depth=True)
+    pictures = ManiSkillSettings(image_size=32, depth=True)
     seen: list[Outcome] = []
     collected = collect_episodes(
         [TASK], 1, SEED, tmp_path, workers=1, settings=pictures, on_episode=seen.append
@@ -185,8 +186,15 @@ def test_collecting_pictures(tmp_path: Path, rendering: None) -> None:
     )
 
 
-def test_expert_success_by_seed() -> None:
-    assert expert_success(TASK, [SEED, SEED + 1], workers=1) == {SEED: True, SEED + 1: True}
+def test_experts_are_tried_task_after_task() -> None:
+    seeds = {TASK: [SEED, SEED + 1], "PickCube-v1": [SEED]}
+    noted: list[Outcome] = []
+    settings = ManiSkillSettings(state_only=True)
+    tried = list(try_experts(seeds, workers=1, settings=settings, on_episode=noted.append))
+    told = [[(one.task, one.seed, one.success) for one in outcomes] for outcomes in tried]
+    assert told == [[(TASK, SEED, True), (TASK, SEED + 1, True)], [("PickCube-v1", SEED, True)]]
+    assert noted == [outcome for outcomes in tried for outcome in outcomes]
+    assert all(outcome.steps > 5 for outcome in noted)
 
 
 def test_imports_are_spared_by_the_garbage_collector_and_garbage_is_not() -> None:

@@ -1,15 +1,15 @@
 """Experts, their noise, and episode files."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from e0_experts.episodes import Episode, load_episode, run_expert, save_episode
 from e0_maniskill import TASKS, ManiSkillEnv
-from e0_maniskill.episodes import Episode, load_episode, run_expert, save_episode
+from e0_maniskill.demonstrations import demonstrator
 
 SEEDS = (5000, 5001, 5002)
 
@@ -31,7 +31,7 @@ def record_executed(env: ManiSkillEnv, monkeypatch: pytest.MonkeyPatch) -> list[
 def test_expert_succeeds_within_the_limit(task: str) -> None:
     env = ManiSkillEnv(task, state_only=True)
     for seed in SEEDS:
-        episode = run_expert(env, seed)
+        episode = run_expert(env, demonstrator, seed)
         assert episode.success, f"seed {seed} failed"
         assert episode.instruction == env.task_description
         assert episode.length <= TASKS[task].episode_length
@@ -45,14 +45,14 @@ def test_expert_succeeds_within_the_limit(task: str) -> None:
 
 def test_hold_steps_go_on_after_the_success() -> None:
     env = ManiSkillEnv("PickCube-v1", state_only=True)
-    plain = run_expert(env, 5000)
-    held = run_expert(env, 5000, hold_steps=4)
+    plain = run_expert(env, demonstrator, 5000)
+    held = run_expert(env, demonstrator, 5000, hold_steps=4)
     assert held.success and held.length == plain.length + 4
     np.testing.assert_array_equal(held.actions[: plain.length], plain.actions)
     cube, goal = held.environment_state[-1, 3:6], held.environment_state[-1, :3]
     assert np.linalg.norm(cube - goal) < 0.025, "the cube stays at the goal"
     with pytest.raises(ValueError, match="hold_steps must be at least 0, got -1"):
-        run_expert(env, 5000, hold_steps=-1)
+        run_expert(env, demonstrator, 5000, hold_steps=-1)
     env.close()
 
 
@@ -61,7 +61,7 @@ def test_noise_disturbs_what_is_executed_and_not_what_is_recorded(
 ) -> None:
     env = ManiSkillEnv("PegInsertionSide-v1", state_only=True)
     executed = record_executed(env, monkeypatch)
-    episode = run_expert(env, 5000, action_noise=0.1, noise_probability=0.7)
+    episode = run_expert(env, demonstrator, 5000, action_noise=0.1, noise_probability=0.7)
     difference = np.stack(executed) - episode.actions
     assert not difference[:, 3:].any(), "only translations are disturbed"
     disturbed = np.any(difference[:, :3], axis=1)
@@ -76,12 +76,12 @@ def test_noise_disturbs_what_is_executed_and_not_what_is_recorded(
 
 def test_noise_depends_on_the_seed_only() -> None:
     env = ManiSkillEnv("PushCube-v1", state_only=True)
-    first = run_expert(env, 5, action_noise=0.15)
-    run_expert(env, 6, action_noise=0.15)
-    again = run_expert(env, 5, action_noise=0.15)
+    first = run_expert(env, demonstrator, 5, action_noise=0.15)
+    run_expert(env, demonstrator, 6, action_noise=0.15)
+    again = run_expert(env, demonstrator, 5, action_noise=0.15)
     np.testing.assert_array_equal(first.actions, again.actions)
     np.testing.assert_array_equal(first.environment_state, again.environment_state)
-    clean = run_expert(env, 5)
+    clean = run_expert(env, demonstrator, 5)
     np.testing.assert_array_equal(first.actions[0], clean.actions[0])
     assert not np.array_equal(first.proprioception[:5], clean.proprioception[:5])
     env.close()
@@ -98,13 +98,13 @@ def test_noise_depends_on_the_seed_only() -> None:
 def test_impossible_noise_is_refused(arguments: dict[str, Any], message: str) -> None:
     env = ManiSkillEnv("PushCube-v1", state_only=True)
     with pytest.raises(ValueError, match=message):
-        run_expert(env, 0, **arguments)
+        run_expert(env, demonstrator, 0, **arguments)
     env.close()
 
 
 def test_pictures_belong_to_their_steps(rendering: None) -> None:
     env = ManiSkillEnv("PushCube-v1", image_size=32)
-    episode = run_expert(env, 5000)
+    episode = run_expert(env, demonstrator, 5000)
     assert episode.images["base_camera"].shape == (episode.length, 32, 32, 3)
     observation, _ = env.reset(seed=5000)
     for step in range(3):
@@ -141,23 +141,6 @@ def test_episode_file_holds_everything(episode: Episode, tmp_path: Path) -> None
     for name in ("proprioception", "environment_state", "actions"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(episode, name))
         assert getattr(loaded, name).dtype == np.float32
-
-
-def test_file_without_instruction_has_its_tasks_only_one(episode: Episode, tmp_path: Path) -> None:
-    """Such files were written before a task could give several instructions."""
-
-    def older(task: str) -> Path:
-        path = tmp_path / f"{task}.npz"
-        save_episode(replace(episode, task=task), path)
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files if name != "instruction"}
-        np.savez(path, **arrays)
-        return path
-
-    loaded = load_episode(older("PushCube-v1"))
-    assert loaded.instruction == TASKS["PushCube-v1"].instruction
-    with pytest.raises(ValueError, match="not a whole episode file"):
-        load_episode(older("PickNamedCube-v1"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])

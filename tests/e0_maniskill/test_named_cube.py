@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from e0_experts.episodes import run_expert
 from e0_maniskill import ManiSkillEnv
-from e0_maniskill.episodes import run_expert
+from e0_maniskill.demonstrations import demonstrator
 from e0_maniskill.experts import Expert
 
 TASK = "PickNamedCube-v1"
@@ -93,7 +94,7 @@ def test_pictures_tell_nothing_and_show_both_cubes(
 def test_expert_lifts_the_named_cube_and_leaves_the_other(blind: ManiSkillEnv) -> None:
     seen = set()
     for seed in range(6):
-        episode = run_expert(blind, seed, action_noise=0.1, hold_steps=2)
+        episode = run_expert(blind, demonstrator, seed, action_noise=0.1, hold_steps=2)
         assert episode.success
         seen.add(episode.instruction)
         places = [RED, GREEN] if episode.instruction == INSTRUCTIONS[0] else [GREEN, RED]

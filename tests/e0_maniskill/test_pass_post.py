@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from e0_maniskill import ManiSkillEnv, episodes, experts
-from e0_maniskill.episodes import demonstrated_way
+from e0_experts.episodes import run_expert
+from e0_maniskill import ManiSkillEnv, experts
+from e0_maniskill.demonstrations import demonstrated_way
 from e0_maniskill.experts import Expert
 
 TASK = "PassPost-v1"
@@ -50,12 +51,13 @@ def test_with_cameras_the_target_is_for_them_to_see(blind: ManiSkillEnv) -> None
 
 
 def test_the_scene_tells_nothing_of_the_way(
-    blind: ManiSkillEnv, monkeypatch: pytest.MonkeyPatch
+    blind: ManiSkillEnv,
 ) -> None:
     seen = []
     for way in (0, 1):
-        monkeypatch.setattr(episodes, "demonstrated_way", lambda task, seed, way=way: way)
-        episode = episodes.run_expert(blind, 4, action_noise=0.1, hold_steps=2)
+        episode = run_expert(
+            blind, lambda env, _, way=way: Expert(env, way), 4, action_noise=0.1, hold_steps=2
+        )
         assert episode.success
         seen.append(episode.environment_state)
         aside = episode.environment_state[:, CUBE.start + 1] - seen[0][0, POST.start + 1]

@@ -21,9 +21,10 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
-from e0_maniskill import find_task, locks
-from e0_maniskill.collection import CollectionSettings
-from e0_maniskill.episodes import Episode, load_episode, run_expert, save_episode
+from e0_experts.episodes import Episode, load_episode, run_expert, save_episode
+from e0_maniskill import find_task
+from e0_maniskill.demonstrations import ManiSkillSettings, demonstrator
+from e0_system import locks
 from lerobot_policy_e0 import E0Config
 from lerobot_policy_e0.collection import (
     MARKER,
@@ -37,7 +38,7 @@ TASK = "PushCube-v1"
 SEED = 5000
 COUNT = 4
 # With 18 steps the expert is too slow for some seeds, so that failures are among the tries.
-SETTINGS = CollectionSettings(
+SETTINGS = ManiSkillSettings(
     state_only=True, proprioception="compact", episode_length=18, action_noise=0.1
 )
 REQUEST = CollectionRequest((TASK,), COUNT, SEED, SETTINGS)
@@ -62,7 +63,9 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     env = SETTINGS.make_env(TASK)
     tried: list[Episode] = []
     while sum(episode.success for episode in tried) < COUNT:
-        tried.append(run_expert(env, SEED + len(tried), action_noise=SETTINGS.action_noise))
+        tried.append(
+            run_expert(env, demonstrator, SEED + len(tried), action_noise=SETTINGS.action_noise)
+        )
     env.close()
     assert not all(episode.success for episode in tried), "these tests need a failure"
     root = tmp_path_factory.mktemp("collected") / "dataset"
@@ -287,10 +290,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "get_context": lambda _: SimpleNamespace(Process=InThisProcess),
         "end_with_parent": lambda _: None,
         "wait_for_all": failed,
-        "render_backend": lambda: "cpu",
-        "assume_render_backend": lambda _: None,
     }.items():
         monkeypatch.setattr(f"lerobot_policy_e0.collection.{name}", replacement)
+    monkeypatch.setattr(ManiSkillSettings, "worker_setup", lambda _: lambda: None)
 
 
 def prepare_parts(output: Path, request: CollectionRequest, episodes: list[Episode]) -> Path:

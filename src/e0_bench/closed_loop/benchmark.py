@@ -43,7 +43,7 @@ from e0_bench.closed_loop.shift_figure import shift_figure
 from e0_bench.closed_loop.summary import markdown, summarize
 from e0_bench.closed_loop.ways import demonstrated_shares
 from e0_bench.files import write_json, write_text
-from e0_maniskill.locks import own_directory
+from e0_system.locks import own_directory
 
 
 @dataclass(frozen=True)

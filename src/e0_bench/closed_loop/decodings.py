@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from e0_maniskill.files import FileNameError, file_name
+from e0_system.files import FileNameError, file_name
 
 if TYPE_CHECKING:
     from e0.policy import PolicySettings

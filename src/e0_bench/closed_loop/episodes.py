@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from e0_bench.closed_loop.delays import is_option
-from e0_maniskill.files import append_line, beside, write_bytes
+from e0_system.files import append_line, beside, write_bytes
 
 INPUT_CONTROLS = ("blackout", "instruction")
 

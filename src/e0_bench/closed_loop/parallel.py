@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +15,8 @@ from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult
 from e0_bench.closed_loop.runner import Assignment, Runner
 from e0_bench.futures import as_finished
-from e0_maniskill.processes import WorkerLostError
+from e0_experts.collection import worker_pool
+from e0_system.processes import WorkerLostError
 
 EPISODE_SECONDS = 1800.0  # loading the policy included; what takes longer is taken to hang
 
@@ -30,14 +31,21 @@ def episode_pool(
 ) -> Iterator[Executor]:
     """Processes for episodes in this environment, of one thread each, that end with this one, or
     when they are still at one episode after so many seconds."""
-    from e0_maniskill.collection import CollectionSettings, worker_pool
-
-    state_only = environment.type != "maniskill" or getattr(
-        environment.config(), "state_only", True
-    )
-    settings = CollectionSettings(state_only=state_only)
-    with worker_pool(workers, settings, episode_seconds) as pool:
+    with worker_pool(workers, _worker_setup(environment), episode_seconds) as pool:
         yield pool
+
+
+def _worker_setup(environment: EnvironmentSettings) -> Callable[[], None]:
+    if environment.type != "maniskill":
+        return _one_thread
+    from e0_maniskill.demonstrations import ManiSkillSettings
+
+    state_only = getattr(environment.config(), "state_only", True)
+    return ManiSkillSettings(state_only=state_only).worker_setup()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def evaluate(
@@ -113,8 +121,6 @@ _runner: Runner | None = None
 
 def _run(assignment: Assignment) -> EpisodeResult:
     """In a worker: run an episode with the policy of the last one, or load another."""
-    from e0_maniskill.collection import spare_garbage_collector
-
     global _runner
     if _runner is None or _runner.settings != assignment.settings:
         _runner = None  # two large policies may not fit
@@ -123,5 +129,7 @@ def _run(assignment: Assignment) -> EpisodeResult:
             torch.cuda.empty_cache()
         _runner = Runner(assignment.settings)
         if assignment.settings.environment.type == "maniskill":
+            from e0_maniskill.demonstrations import spare_garbage_collector
+
             spare_garbage_collector()
     return _runner.run(assignment)

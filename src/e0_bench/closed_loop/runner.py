@@ -28,7 +28,7 @@ from e0_bench.closed_loop.environments import (
 from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult, changed_options
 from e0_bench.closed_loop.guided import can_be_guided, guided_chunk
 from e0_bench.closed_loop.ways import changes_of_mind
-from e0_maniskill.files import file_name, write_bytes
+from e0_system.files import file_name, write_bytes
 
 
 @dataclass(frozen=True)

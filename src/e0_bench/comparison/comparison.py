@@ -42,8 +42,9 @@ from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.comparison.trainings_figure import trainings_figure
 from e0_bench.files import read_json, write_json, write_text
 from e0_bench.training_run import local_training, train, trained_checkpoint
-from e0_maniskill.collection import CollectionSettings, numbers_per_task
-from e0_maniskill.locks import own_directory
+from e0_experts.collection import numbers_per_task
+from e0_maniskill.demonstrations import ManiSkillSettings
+from e0_system.locks import own_directory
 
 
 class ComparisonMismatchError(ValueError):
@@ -222,7 +223,7 @@ def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int
         tuple(wanted["tasks"]),
         tuple(episodes) if isinstance(episodes, list) else episodes,
         wanted["seed"],
-        CollectionSettings(**recipe.environment, **expert),
+        ManiSkillSettings(**recipe.environment, **expert),
     )
     collect_dataset(request, path, workers=workers)
 

@@ -34,7 +34,7 @@ from typing import Any
 from e0_bench.closed_loop.decodings import Decoding, DecodingError, make_decoding
 from e0_bench.closed_loop.settings import BenchmarkSettings
 from e0_bench.training_run import check_training, local_training
-from e0_maniskill.files import FileNameError, file_name
+from e0_system.files import FileNameError, file_name
 
 OPTIONAL = ("pretraining", "decodings", "tuning", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
@@ -147,10 +147,10 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _check_sections(recipe: Recipe) -> None:
-    from e0_maniskill.collection import CollectionSettings
+    from e0_maniskill.demonstrations import ManiSkillSettings
 
     _require_keys("[dataset]", recipe.dataset, DATASET_KEYS, required=("tasks", "episodes", "seed"))
-    settings = {field.name for field in fields(CollectionSettings)}
+    settings = {field.name for field in fields(ManiSkillSettings)}
     own = settings - set(DATASET_KEYS) - {"cameras", "camera_shift"}
     _require_keys("[environment]", recipe.environment, sorted(own))
     _require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)

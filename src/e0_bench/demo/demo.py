@@ -27,7 +27,7 @@ from e0_bench.demo.settings import EVALUATION_SEED, TRAINING_SEED, DemoSettings
 from e0_bench.files import read_json, write_json
 from e0_bench.statistics import format_rate
 from e0_bench.training_run import local_training, train
-from e0_maniskill.locks import own_directory
+from e0_system.locks import own_directory
 
 HORIZON = 8  # steps of 50 ms; the tasks take 15 to 25
 
@@ -94,7 +94,7 @@ def _remember_settings(settings: DemoSettings, state_only: bool) -> None:
 
 
 def _collect(settings: DemoSettings, state_only: bool) -> None:
-    from e0_maniskill.collection import CollectionSettings
+    from e0_maniskill.demonstrations import ManiSkillSettings
     from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
     environment = settings.environment(state_only)
@@ -102,7 +102,7 @@ def _collect(settings: DemoSettings, state_only: bool) -> None:
         settings.tasks,
         settings.demonstrations,
         TRAINING_SEED,
-        CollectionSettings(
+        ManiSkillSettings(
             **environment, action_noise=settings.action_noise, hold_steps=settings.hold_steps
         ),
     )

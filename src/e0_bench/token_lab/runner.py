@@ -15,7 +15,7 @@ from e0_bench.token_lab.decodings import OWN
 from e0_bench.token_lab.measure import execute
 from e0_bench.token_lab.results import ResultsFile, Row
 from e0_bench.token_lab.settings import LabSettings, Run
-from e0_maniskill.processes import end_with_parent
+from e0_system.processes import end_with_parent
 
 _finished_steps: Synchronized | None = None  # of all workers together; set in each by _start_worker
 

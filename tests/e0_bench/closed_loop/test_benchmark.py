@@ -21,8 +21,8 @@ from e0_bench.closed_loop.parallel import (
 )
 from e0_bench.closed_loop.record import BenchmarkMismatchError
 from e0_bench.closed_loop.settings import BenchmarkSettings, BenchmarkSettingsError
-from e0_maniskill import locks
-from e0_maniskill.processes import WorkerLostError
+from e0_system import locks
+from e0_system.processes import WorkerLostError
 from made_checkpoints import save_act, save_policy
 
 PUSH, PICK = "PushCube-v1", "PickCube-v1"

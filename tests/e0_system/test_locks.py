@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e0_maniskill.locks import DirectoryInUseError, own_directory
+from e0_system.locks import DirectoryInUseError, own_directory
 
 
 def test_the_second_one_is_told_who_holds_it(tmp_path: Path) -> None:

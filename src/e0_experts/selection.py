@@ -44,12 +44,17 @@ class Collected:
         return len(self.seeds) / self.tries
 
 
+def task_directory(directory: Path, task: str) -> Path:
+    """Where a task's episodes lie; `libero_goal/3` in one directory, as all others."""
+    return directory / task.replace("/", "-")
+
+
 def episode_path(directory: Path, task: str, seed: int) -> Path:
-    return directory / task / f"{seed:08d}.npz"
+    return task_directory(directory, task) / f"{seed:08d}.npz"
 
 
 def failure_path(directory: Path, task: str, seed: int) -> Path:
-    return directory / task / f"{seed:08d}.failed.json"
+    return task_directory(directory, task) / f"{seed:08d}.failed.json"
 
 
 def _seed_of(path: Path) -> int:
@@ -64,9 +69,10 @@ class Progress:
         self.running: set[int] = set()
         self._first_seed = first_seed
         self.wanted = wanted
+        own = task_directory(directory, name)
         self._outcomes = {
-            **{_seed_of(path): True for path in (directory / name).glob("*.npz")},
-            **{_seed_of(path): False for path in (directory / name).glob("*.failed.json")},
+            **{_seed_of(path): True for path in own.glob("*.npz")},
+            **{_seed_of(path): False for path in own.glob("*.failed.json")},
         }
         self._check_success_rate()
 
@@ -110,8 +116,7 @@ class Progress:
             if tries >= _TRIES_BEFORE_GIVING_UP and successes < _LOWEST_SUCCESS_RATE * tries:
                 raise RuntimeError(
                     f"the expert of {self.name} succeeded in only {successes} of {tries} episodes "
-                    f"(seeds from {self._first_seed}); lower action_noise or noise_probability, "
-                    "or raise episode_length"
+                    f"(seeds from {self._first_seed}); lower the noise, or give it more steps"
                 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e0_maniskill.processes import WorkerLostError, WorkerPool, wait_for_all
+from e0_system.processes import WorkerLostError, WorkerPool, wait_for_all
 
 
 def test_a_call_that_hangs_twice_is_lost_and_the_others_go_on() -> None:

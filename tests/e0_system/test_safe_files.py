@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e0_maniskill.files import (
+from e0_system.files import (
     DamagedFileError,
     FileNameError,
     append_line,

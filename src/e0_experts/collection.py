@@ -5,33 +5,29 @@ Each finished episode is a file of its own: a success `<task>/<seed>.npz`, a fai
 successful ones in the order of seeds, however the work was divided or interrupted.
 """
 
-import gc
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-from e0_maniskill.cameras import Camera, CameraShift, default_cameras
-from e0_maniskill.env import ManiSkillEnv, Proprioception
-from e0_maniskill.episodes import run_expert, save_episode
-from e0_maniskill.files import read_json, write_text
-from e0_maniskill.processes import WorkerLostError, WorkerPool
-from e0_maniskill.rendering import assume_render_backend, render_backend
-from e0_maniskill.selection import (
+from e0_experts.episodes import Expert, TaskEnv, run_expert, save_episode
+from e0_experts.selection import (
     Collected,
     Outcome,
     Progress,
     episode_path,
     failure_path,
     selected_in_order,
+    task_directory,
 )
-from e0_maniskill.tasks import find_task
+from e0_system.files import read_json, write_text
+from e0_system.processes import WorkerLostError, WorkerPool
 
 SETTINGS_FILE = "settings.json"
 EPISODE_SECONDS = 1800.0  # far beyond any episode: a driver that hangs does so for ever
@@ -41,61 +37,46 @@ class SettingsMismatchError(ValueError):
     """A directory holds episodes that were collected with other settings."""
 
 
-def _camera_record(camera: Camera) -> dict[str, Any]:
-    """A camera as data; earlier records know no roll, so none is told where there is none."""
-    data = asdict(camera)
-    if camera.roll == 0:
-        del data["roll"]
-    return data
-
-
 class WorkerError(RuntimeError):
     """A worker process raised an error, or died or hung twice at the same episode."""
 
 
-@dataclass(frozen=True)
-class CollectionSettings:
-    """How episodes are made; the arguments of `ManiSkillEnv` and `run_expert`.
+class CollectionSettings[Env: TaskEnv](Protocol):
+    """In which simulator episodes are made, and how. Picklable, for workers.
 
-    `cameras` holds for all tasks; None means each task's own.
+    frame_rate: steps a second. action_noise, noise_probability, hold_steps: see `run_expert`.
     """
 
-    cameras: Mapping[str, Camera] | None = None
-    camera_shift: CameraShift | None = None
-    depth: bool = False
-    hand_camera: bool = False
-    image_size: int | None = None
-    proprioception: Proprioception = "full"
-    state_only: bool = False
-    episode_length: int | None = None
-    action_noise: float = 0.0
-    noise_probability: float = 0.4
-    hold_steps: int = 0
+    frame_rate: ClassVar[int]
 
-    def make_env(self, task: str) -> ManiSkillEnv:
-        """An environment of this task with these settings."""
-        return ManiSkillEnv(
-            task,
-            cameras=self.cameras,
-            camera_shift=self.camera_shift,
-            depth=self.depth,
-            hand_camera=self.hand_camera,
-            image_size=self.image_size,
-            proprioception=self.proprioception,
-            state_only=self.state_only,
-            episode_length=self.episode_length,
-        )
+    @property
+    def action_noise(self) -> float: ...
+
+    @property
+    def noise_probability(self) -> float: ...
+
+    @property
+    def hold_steps(self) -> int: ...
+
+    def task_names(self, tasks: Sequence[str]) -> list[str]:
+        """The tasks that these names stand for. Raises ValueError for unknown ones."""
+        ...
 
     def record(self, task: str) -> dict[str, Any]:
         """These settings for one task, as JSON data."""
-        cameras = default_cameras(find_task(task)) if self.cameras is None else self.cameras
-        if self.camera_shift is not None:
-            cameras = {name: camera.moved(self.camera_shift) for name, camera in cameras.items()}
-        own = ("cameras", "camera_shift", "depth")
-        data = {name: value for name, value in vars(self).items() if name not in own}
-        data |= {"depth": True} if self.depth else {}  # earlier records do not tell
-        data["cameras"] = {name: _camera_record(camera) for name, camera in cameras.items()}
-        return json.loads(json.dumps(data))
+        ...
+
+    def worker_setup(self) -> Callable[[], None]:
+        """What a worker does before its first episode; picklable."""
+        ...
+
+    def make_env(self, task: str) -> Env:
+        """An environment of this task with these settings."""
+        ...
+
+    def demonstrator(self, env: Env, seed: int) -> Expert:
+        """The expert of an environment that was reset with this seed."""
+        ...
 
 
 def collect_episodes(
@@ -105,8 +86,8 @@ def collect_episodes(
     directory: Path,
     *,
     workers: int = 2,
-    settings: CollectionSettings | None = None,
-    on_episode: Callable[[Outcome], None] | None = None,
+    settings: CollectionSettings[Any],
+    on_episode: Callable[[Outcome], object] | None = None,
     on_selected: Callable[[Path], None] | None = None,
 ) -> dict[str, Collected]:
     """Collect expert episodes: for every task the first N successes of seeds seed, seed + 1, ...
@@ -120,7 +101,7 @@ def collect_episodes(
         seed: the first seed, of every task.
         directory: is made if needed; holds `settings.json` and one folder per task.
         workers: number of processes.
-        settings: how episodes are made.
+        settings: where and how episodes are made.
         on_episode: called in this process after every new episode, failures included.
         on_selected: called in this process with the file of every selected episode, task after
             task in the order of seeds, as soon as it is certain; meanwhile the workers go on.
@@ -134,9 +115,8 @@ def collect_episodes(
         RuntimeError: an expert succeeds in fewer than half of at least 20 tries.
         WorkerError: a worker raised (its traceback is the cause), or died or hung twice.
     """
-    tasks = [find_task(task).name for task in tasks]
+    tasks = settings.task_names(tasks)
     counts = numbers_per_task(episodes_per_task, tasks)
-    settings = settings or CollectionSettings()
     directory = Path(directory)
     _check_settings(
         directory,
@@ -182,33 +162,45 @@ def numbers_per_task(episodes: int | Sequence[int], tasks: Sequence[str]) -> dic
     return dict(zip(tasks, numbers, strict=True))
 
 
-def expert_success(
-    task: str, seeds: Iterable[int], *, workers: int = 2, action_noise: float = 0.0
-) -> dict[int, bool]:
-    """In which of these seeds' episodes the expert succeeds, found without rendering.
+def try_experts(
+    seeds: Mapping[str, Sequence[int]],
+    *,
+    workers: int = 2,
+    settings: CollectionSettings[Any],
+    on_episode: Callable[[Outcome], object] | None = None,
+) -> Iterator[list[Outcome]]:
+    """How the experts do in the episodes of these seeds, by task; nothing is written. Task after
+    task, its outcomes in the order of its seeds.
 
     Raises:
-        ValueError: unknown task.
+        ValueError: fewer than one worker.
         WorkerError: a worker raised (its traceback is the cause), or died or hung twice.
     """
-    name = find_task(task).name
-    settings = CollectionSettings(state_only=True, action_noise=action_noise)
-    with worker_pool(workers, settings) as pool:
-        jobs = {pool.submit(_run_seed, settings, name, seed, None): seed for seed in seeds}
-        return {seed: _outcome(job, name, seed).success for job, seed in jobs.items()}
+    with worker_pool(workers, settings.worker_setup()) as pool:
+        jobs = {
+            task: {seed: pool.submit(_run_seed, settings, task, seed, None) for seed in own}
+            for task, own in seeds.items()
+        }
+        for task, own in jobs.items():
+            outcomes = []
+            for seed, job in own.items():
+                outcomes.append(_outcome(job, task, seed))
+                if on_episode:
+                    on_episode(outcomes[-1])
+            yield outcomes
 
 
 def _collect_missing(
     progress: Mapping[str, "Progress"],
     directory: Path,
     workers: int,
-    settings: CollectionSettings,
-    on_episode: Callable[[Outcome], None],
+    settings: CollectionSettings[Any],
+    on_episode: Callable[[Outcome], object],
 ) -> None:
     """Run the seeds that are wanted and not yet there, task after task."""
     if not any(task.wants_seed() is not None for task in progress.values()):
         return
-    with worker_pool(workers, settings) as pool:
+    with worker_pool(workers, settings.worker_setup()) as pool:
         jobs: dict[Future[Outcome], tuple[str, int]] = {}
         while True:
             for task in progress.values():
@@ -231,7 +223,7 @@ def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
     path = directory / SETTINGS_FILE
     if not path.exists():
         for task in settings["tasks"]:
-            (directory / task).mkdir(parents=True, exist_ok=True)
+            task_directory(directory, task).mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(settings, indent=2))
         return
     recorded = read_json(path)
@@ -254,45 +246,27 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
 
 # Worker processes: each keeps one environment, which is expensive to make.
 
-_worker_env: ManiSkillEnv | None = None
+_worker_env: TaskEnv | None = None
 
 
 @contextmanager
 def worker_pool(
-    workers: int, settings: CollectionSettings, time_limit: float = EPISODE_SECONDS
+    workers: int, setup: Callable[[], None], time_limit: float = EPISODE_SECONDS
 ) -> Iterator[WorkerPool]:
-    """Processes that simulate, of one thread each, ended with the block. time_limit: of a call, in
-    seconds. Raises ValueError for fewer than one worker."""
+    """Processes that simulate, ended with the block. setup: what each does first. time_limit: of a
+    call, in seconds. Raises ValueError for fewer than one worker."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    backend = None if settings.state_only else render_backend()
-    pool = WorkerPool(workers, time_limit, _start_worker, (backend,))
+    pool = WorkerPool(workers, time_limit, _start_worker, (setup,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(backend: str | None) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    if backend is not None:
-        assume_render_backend(backend)
+def _start_worker(setup: Callable[[], None]) -> None:
+    setup()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def spare_garbage_collector() -> None:
-    """Keep what this process holds now out of Python's garbage collection.
-
-    ManiSkill collects garbage in every reset. Looking at all that was imported takes four times as
-    long as building the scene, and none of it is garbage.
-    """
-    import mani_skill.envs  # noqa: F401  (the largest part of it)
-
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def _end_with_parent() -> None:
@@ -303,18 +277,24 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def _env_of(settings: CollectionSettings[Any], task: str) -> TaskEnv:
+    global _worker_env
+    if _worker_env is not None and _worker_env.task == task:
+        return _worker_env
+    if _worker_env is not None:
+        _worker_env.close()
+    env = _worker_env = settings.make_env(task)
+    return env
+
+
 def _run_seed(
-    settings: CollectionSettings, task: str, seed: int, directory: Path | None
+    settings: CollectionSettings[Any], task: str, seed: int, directory: Path | None
 ) -> Outcome:
     """In a worker: run one episode and write its file, if a directory is given."""
-    global _worker_env
-    if _worker_env is None or _worker_env.task != task:
-        if _worker_env is not None:
-            _worker_env.close()
-        spare_garbage_collector()
-        _worker_env = settings.make_env(task)
+    env = _env_of(settings, task)
     episode = run_expert(
-        _worker_env,
+        env,
+        settings.demonstrator,
         seed,
         action_noise=settings.action_noise,
         noise_probability=settings.noise_probability,

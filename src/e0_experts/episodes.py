@@ -2,21 +2,49 @@
 
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from e0_maniskill.env import ManiSkillEnv
-from e0_maniskill.experts import Expert
-from e0_maniskill.files import write_bytes
-from e0_maniskill.tasks import find_task
+from e0_system.files import write_bytes
 
 _TRANSLATION = slice(0, 3)
-# Keep the noise and the choice of a way apart from anything else drawn from the same seed.
-_NOISE_STREAM, _WAY_STREAM = 0xE0, 0x3A7
+_NOISE_STREAM = 0xE0  # keeps the noise apart from anything else drawn from the same seed
 _IMAGE_PREFIX, _DEPTH_PREFIX = "images.", "depth."
+
+
+class TaskEnv(Protocol):
+    """A task in a simulator, with Gymnasium's `reset` and `step`; `info["is_success"]` tells
+    whether it is done. Observations: `agent_pos`, `environment_state` where there is one, `pixels`
+    and `depth` by camera where there are any."""
+
+    task: str
+    task_description: str
+    _max_episode_steps: int
+
+    def reset(self, *, seed: int) -> tuple[dict[str, Any], dict[str, Any]]: ...
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]: ...
+
+    def close(self) -> None: ...
+
+
+class Expert(Protocol):
+    """Solves an episode of a task that has been reset; `act` is called before every step."""
+
+    @property
+    def delicate(self) -> bool:
+        """Whether the action given last must be executed undisturbed."""
+        ...
+
+    def act(self) -> np.ndarray:
+        """The next action, float32 (7,) within [-1, 1]: translation, rotation vector, gripper."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,11 +57,10 @@ class Episode:
         seed: the environment's seed.
         success: whether the expert succeeded.
         images: camera name -> uint8 (T, height, width, 3); empty without cameras.
-        proprioception: float32 (T, 16 or 4), see `ManiSkillEnv`.
-        environment_state: float32 (T, 3 or 17).
+        proprioception: float32 (T, numbers), as the simulator's environment gives it.
+        environment_state: float32 (T, numbers), of no numbers where the simulator gives none.
         actions: float32 (T, 7): the expert's clean actions, without the noise that was executed.
-        depth: camera name -> uint16 (T, height, width) millimetres, see `ManiSkillEnv`; empty
-            unless asked for.
+        depth: camera name -> uint16 (T, height, width) millimetres; empty unless asked for.
     """
 
     task: str
@@ -52,28 +79,17 @@ class Episode:
         return len(self.actions)
 
 
-def demonstrated_way(task: str, seed: int) -> int:
-    """Which way the expert goes in the demonstration of this seed, counted as in `Task.ways`; 0 for
-    a task with one. The scene, also drawn from the seed, tells nothing of it.
-
-    Raises:
-        ValueError: unknown task.
-    """
-    ways = find_task(task).ways
-    rng = np.random.default_rng([seed, _WAY_STREAM])
-    return int(rng.choice(len(ways), p=ways)) if ways else 0
-
-
-def run_expert(
-    env: ManiSkillEnv,
+def run_expert[Env: TaskEnv](
+    env: Env,
+    demonstrator: Callable[[Env, int], Expert],
     seed: int,
     *,
     action_noise: float = 0.0,
     noise_probability: float = 0.4,
     hold_steps: int = 0,
 ) -> Episode:
-    """Let the expert solve the episode of this seed, until success or the step limit. Where a task
-    can be done in several ways, it goes that of `demonstrated_way`.
+    """Let an expert solve the episode of this seed, until success or the step limit.
+    demonstrator: gives the expert of an environment that was reset with a seed.
 
     After a success it keeps steering to its target for `hold_steps` more steps: an episode that
     ends on success hardly shows how to correct a small error near the goal.
@@ -96,7 +112,7 @@ def run_expert(
         raise ValueError(f"noise_probability must lie within [0, 1], got {noise_probability}")
     rng = np.random.default_rng([seed, _NOISE_STREAM])
     observation, _ = env.reset(seed=seed)
-    expert = Expert(env, demonstrated_way(env.task, seed))
+    expert = demonstrator(env, seed)
     observations, actions = [], []
     success, remaining = False, env._max_episode_steps
     while remaining > 0:
@@ -117,7 +133,9 @@ def run_expert(
         success=success,
         images=_by_camera(observations, "pixels"),
         proprioception=np.stack([seen["agent_pos"] for seen in observations]),
-        environment_state=np.stack([seen["environment_state"] for seen in observations]),
+        environment_state=np.stack(
+            [seen.get("environment_state", np.zeros(0, np.float32)) for seen in observations]
+        ),
         actions=np.stack(actions),
         depth=_by_camera(observations, "depth"),
     )
@@ -163,7 +181,7 @@ def load_episode(path: Path) -> Episode:
             arrays = {name: file[name] for name in file.files}
         episode = Episode(
             task=str(arrays["task"]),
-            instruction=_instruction(arrays),
+            instruction=str(arrays["instruction"]),
             seed=int(arrays["seed"]),
             success=bool(arrays["success"]),
             images=_with_prefix(arrays, _IMAGE_PREFIX),
@@ -182,11 +200,3 @@ def load_episode(path: Path) -> Episode:
 def _with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     found = {name: array for name, array in arrays.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): array for name, array in found.items()}
-
-
-def _instruction(arrays: dict[str, np.ndarray]) -> str:
-    """The episode's instruction; files from before it was kept are of tasks that have only one."""
-    if "instruction" in arrays:
-        return str(arrays["instruction"])
-    (only,) = find_task(str(arrays["task"])).instructions
-    return only

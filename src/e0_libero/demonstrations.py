@@ -1,0 +1,62 @@
+"""How LIBERO's tasks are demonstrated: at which size, with which noise, and by which expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from e0_libero.env import LiberoEnv
+from e0_libero.experts import Expert
+from e0_libero.tasks import task_names
+
+PUBLISHED_SIZE = 256  # pixels, of LeRobot's datasets
+SLOWEST = 0.7  # share of the expert's usual speed
+_MANNER_STREAM = 0x11B  # keeps pace and order apart from anything else drawn from the same seed
+
+
+def demonstrator(env: LiberoEnv, seed: int) -> Expert:
+    """The expert of an environment that was reset with this seed, which also says how fast it
+    moves, and in which order it does what may be done in any. The scene tells nothing of it."""
+    rng = np.random.default_rng([seed, _MANNER_STREAM])
+    return Expert(env.simulator, pace=float(rng.uniform(SLOWEST, 1.0)), rng=rng)
+
+
+@dataclass(frozen=True)
+class LiberoSettings:
+    """How episodes are made; the arguments of `LiberoEnv` and `run_expert`."""
+
+    frame_rate: ClassVar[int] = 20
+
+    image_size: int | None = PUBLISHED_SIZE
+    official_states: bool = False
+    action_noise: float = 0.0
+    noise_probability: float = 0.4
+    hold_steps: int = 0
+
+    def task_names(self, tasks: Sequence[str]) -> list[str]:
+        """See `CollectionSettings`; a suite stands for its ten tasks."""
+        return task_names(tasks)
+
+    def make_env(self, task: str) -> LiberoEnv:
+        """See `CollectionSettings`."""
+        return LiberoEnv(task, image_size=self.image_size, official_states=self.official_states)
+
+    def demonstrator(self, env: LiberoEnv, seed: int) -> Expert:
+        """See `demonstrator`."""
+        return demonstrator(env, seed)
+
+    def record(self, task: str) -> dict[str, Any]:
+        """See `CollectionSettings`."""
+        return dict(vars(self))
+
+    def worker_setup(self) -> Callable[[], None]:
+        """See `CollectionSettings`."""
+        return _set_up_worker
+
+
+def _set_up_worker() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""What outlives a crash: files that are whole, directories with one owner, processes that end."""
