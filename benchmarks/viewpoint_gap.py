@@ -35,7 +35,7 @@ from e0_bench.comparison.action_error import frames_with_chunks
 from e0_bench.comparison.recipe import Recipe
 from e0_bench.files import write_json
 from e0_bench.viewpoint.tables import gap_table
-from e0_maniskill.cameras import CameraShift
+from e0_experts.cameras import CameraShift
 from e0_maniskill.demonstrations import ManiSkillSettings
 from lerobot_policy_e0 import E0Policy
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from e0_bench.statistics import format_rate
+from e0_experts.cameras import CameraShift
 from e0_experts.collection import CollectionSettings, numbers_per_task, try_experts
 from e0_experts.selection import Outcome
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from e0_maniskill.demonstrations import ManiSkillSettings
 
 OF_PICTURES = ("image_size", "hand_camera", "camera_shift", "depth", "videos")
-OF_MANISKILL = ("hand_camera", "camera_shift", "depth", "proprioception", "state_only")
+OF_MANISKILL = ("hand_camera", "depth", "proprioception", "state_only")
 OF_LIBERO = ("official_states",)
 TASKS = {"maniskill": ("PushCube-v1", "PickCube-v1"), "libero": ("libero_object",)}
 
@@ -48,7 +49,7 @@ class CollectCommand:
     """LIBERO's pictures are always of both cameras."""
     camera_shift: str | None = None
     """azimuth,elevation,radius,roll of the fixed cameras on the spheres around their targets, as in
-    15,5,1.1,0: degrees, degrees, a factor, degrees."""
+    15,5,1.1,0: degrees, degrees, a factor, degrees. Of LIBERO the agent view."""
     depth: bool = False
     """Store the fixed cameras' depth too, for viewpoint augmentation."""
     proprioception: str = "full"
@@ -99,14 +100,12 @@ def _refuse(command: CollectCommand, names: Sequence[str], message: str) -> None
 
 
 def _maniskill(command: CollectCommand) -> ManiSkillSettings:
-    from e0_maniskill.cameras import CameraShift
     from e0_maniskill.demonstrations import ManiSkillSettings
 
     if command.dry_run:
         return ManiSkillSettings(state_only=True, action_noise=command.action_noise)
-    shift = command.camera_shift
     return ManiSkillSettings(
-        camera_shift=None if shift is None else CameraShift.parse(shift),
+        camera_shift=_shift(command),
         image_size=command.image_size,
         hand_camera=command.hand_camera,
         depth=command.depth,
@@ -126,10 +125,15 @@ def _libero(command: CollectCommand) -> LiberoSettings:
     size = PUBLISHED_SIZE if command.image_size is None else command.image_size
     return LiberoSettings(
         image_size=None if command.dry_run else size,
+        camera_shift=_shift(command),
         official_states=command.official_states,
         action_noise=command.action_noise,
         hold_steps=command.hold_steps,
     )
+
+
+def _shift(command: CollectCommand) -> CameraShift | None:
+    return None if command.camera_shift is None else CameraShift.parse(command.camera_shift)
 
 
 def _dry_run(

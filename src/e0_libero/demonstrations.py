@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from e0_libero.env import LiberoEnv
+from e0_experts.cameras import CameraShift
+from e0_libero.env import FREQUENCY, LiberoEnv
 from e0_libero.experts import Expert
 from e0_libero.tasks import task_names
 
@@ -29,9 +31,10 @@ def demonstrator(env: LiberoEnv, seed: int) -> Expert:
 class LiberoSettings:
     """How episodes are made; the arguments of `LiberoEnv` and `run_expert`."""
 
-    frame_rate: ClassVar[int] = 20
+    frame_rate: ClassVar[int] = FREQUENCY
 
     image_size: int | None = PUBLISHED_SIZE
+    camera_shift: CameraShift | None = None
     official_states: bool = False
     action_noise: float = 0.0
     noise_probability: float = 0.4
@@ -43,7 +46,12 @@ class LiberoSettings:
 
     def make_env(self, task: str) -> LiberoEnv:
         """See `CollectionSettings`."""
-        return LiberoEnv(task, image_size=self.image_size, official_states=self.official_states)
+        return LiberoEnv(
+            task,
+            image_size=self.image_size,
+            camera_shift=self.camera_shift,
+            official_states=self.official_states,
+        )
 
     def demonstrator(self, env: LiberoEnv, seed: int) -> Expert:
         """See `demonstrator`."""
@@ -51,7 +59,7 @@ class LiberoSettings:
 
     def record(self, task: str) -> dict[str, Any]:
         """See `CollectionSettings`."""
-        return dict(vars(self))
+        return json.loads(json.dumps(asdict(self)))
 
     def worker_setup(self) -> Callable[[], None]:
         """See `CollectionSettings`."""

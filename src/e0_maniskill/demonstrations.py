@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from e0_maniskill.cameras import Camera, CameraShift, default_cameras
+from e0_experts.cameras import Camera, CameraShift
+from e0_maniskill.cameras import default_cameras
 from e0_maniskill.env import ManiSkillEnv, Proprioception
 from e0_maniskill.experts import Expert
 from e0_maniskill.rendering import assume_render_backend, render_backend

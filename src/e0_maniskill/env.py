@@ -9,7 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from e0_maniskill.cameras import HAND_CAMERA, Camera, CameraShift, default_cameras
+from e0_experts.cameras import Camera, CameraShift
+from e0_maniskill.cameras import HAND_CAMERA, default_cameras
 from e0_maniskill.rendering import allow_no_vulkan, keep_shaders_compiled, render_backend
 from e0_maniskill.sensors import (
     FARTHEST,

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from e0_maniskill.cameras import HAND_CAMERA, Camera
+from e0_experts.cameras import Camera
+from e0_maniskill.cameras import HAND_CAMERA
 
 FARTHEST = 65_535
 """The largest depth in millimetres that is told; what lies beyond is told as 0."""

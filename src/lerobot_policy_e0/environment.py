@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
-import gymnasium
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
-from lerobot.envs.utils import NEW_ROLLOUT_OPTION, freeze_after_episode_end
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
-from e0_maniskill.cameras import HAND_CAMERA, CameraShift, default_cameras
+from e0_experts.cameras import CameraShift
+from e0_maniskill.cameras import HAND_CAMERA, default_cameras
 from e0_maniskill.env import (
     ACTION_SIZE,
     GOAL_SIZE,
@@ -24,6 +22,7 @@ from e0_maniskill.env import (
     ManiSkillEnv,
 )
 from e0_maniskill.tasks import CONTROL_FREQUENCY, Task, find_task
+from lerobot_policy_e0.vector_environment import make_vector
 from lerobot_policy_e0.viewpoint import TellViewpoint
 
 
@@ -107,18 +106,13 @@ class ManiSkillEnvConfig(EnvConfig):
     ) -> dict[str, dict[int, VectorEnv]]:
         """{task name: {0: vector env}}, as LeRobot's evaluation wants it."""
         return {
-            task.name: {0: self._vector(task.name, n_envs, use_async_envs)} for task in self.tasks
+            task.name: {
+                0: make_vector(
+                    partial(ManiSkillEnv, task.name, **self.gym_kwargs), n_envs, use_async_envs
+                )
+            }
+            for task in self.tasks
         }
-
-    def _vector(self, task: str, count: int, use_async: bool) -> VectorEnv:
-        make: Callable[[], gymnasium.Env] = freeze_after_episode_end(
-            partial(_make_env, task, **self.gym_kwargs)
-        )
-        makers = [make] * count
-        if use_async and count > 1:
-            # SAPIEN's renderer does not survive a fork.
-            return AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
-        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
 
     def _image_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Camera name -> (height, width, 3); the tasks' cameras must agree."""
@@ -131,18 +125,3 @@ class ManiSkillEnvConfig(EnvConfig):
             size = self.image_size or 128
             shapes["hand_camera"] = (size, size, 3)
         return shapes
-
-
-class _WithoutRolloutOption(gymnasium.Wrapper):
-    """Takes LeRobot's mark of a new rollout, which is for the wrapper around this one, out of the
-    reset options: the environment refuses options it does not know."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        known = {name: v for name, v in (options or {}).items() if name != NEW_ROLLOUT_OPTION}
-        return self.env.reset(seed=seed, options=known)
-
-
-def _make_env(task: str, **settings: Any) -> gymnasium.Env:
-    return _WithoutRolloutOption(ManiSkillEnv(task, **settings))

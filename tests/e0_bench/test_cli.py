@@ -91,7 +91,7 @@ def test_a_dry_run_tries_what_would_be_collected(
     ("flags", "message"),
     [
         (["--env=libero", "--state-only"], "no --state-only with --env libero"),
-        (["--env=libero", "--camera-shift=5,0,1,0"], "no --camera-shift with --env libero"),
+        (["--env=libero", "--depth"], "no --depth with --env libero"),
         (["--official-states"], "no --official-states with --env maniskill"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from e0_maniskill.cameras import CameraShift
+from e0_experts.cameras import CameraShift
 
 OPTION = "camera_shift="
 HOME = CameraShift()

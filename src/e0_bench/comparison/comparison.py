@@ -38,12 +38,12 @@ from e0_bench.comparison.recipe import (
     differences,
     read_recipe,
 )
+from e0_bench.comparison.simulators import collection_settings
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.comparison.trainings_figure import trainings_figure
 from e0_bench.files import read_json, write_json, write_text
 from e0_bench.training_run import local_training, train, trained_checkpoint
 from e0_experts.collection import numbers_per_task
-from e0_maniskill.demonstrations import ManiSkillSettings
 from e0_system.locks import own_directory
 
 
@@ -95,7 +95,8 @@ def collect_demonstrations(settings: ComparisonSettings) -> dict[str, int]:
     recipe, output = _checked_recipe(settings), settings.directory
     with own_directory(output):
         _collect_all(recipe, output, settings.workers)
-    return numbers_per_task(recipe.dataset["episodes"], recipe.dataset["tasks"])
+    tasks = collection_settings(recipe.environment, {}).task_names(recipe.dataset["tasks"])
+    return numbers_per_task(recipe.dataset["episodes"], tasks)
 
 
 def _checked_recipe(settings: ComparisonSettings) -> Recipe:
@@ -216,14 +217,12 @@ def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int
     from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
     episodes = wanted["episodes"]
-    expert = {
-        name: wanted[name] for name in ("action_noise", "hold_steps", "depth") if name in wanted
-    }
+    settings = collection_settings(recipe.environment, wanted)
     request = CollectionRequest(
-        tuple(wanted["tasks"]),
+        tuple(settings.task_names(wanted["tasks"])),
         tuple(episodes) if isinstance(episodes, list) else episodes,
         wanted["seed"],
-        ManiSkillSettings(**recipe.environment, **expert),
+        settings,
     )
     collect_dataset(request, path, workers=workers)
 

@@ -21,6 +21,7 @@ from e0_bench.closed_loop.settings import BenchmarkSettings
 from e0_bench.closed_loop.summary import summarize
 from e0_bench.closed_loop.ways import demonstrated_shares
 from e0_bench.comparison.recipe import Recipe
+from e0_bench.comparison.simulators import evaluation_options, simulator
 from e0_bench.files import read_json
 from e0_bench.tables import table
 
@@ -94,7 +95,8 @@ def benchmark_settings(
         checkpoints=tuple(checkpoints.values()),
         labels=tuple(checkpoints),
         out=output / "benchmark",
-        env_options=tuple(f"{key}={value}" for key, value in recipe.environment.items()),
+        env=simulator(recipe.environment),
+        env_options=evaluation_options(recipe.environment),
         workers=workers,
         **own,
     )

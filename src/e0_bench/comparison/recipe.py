@@ -1,7 +1,8 @@
 """A comparison of policies as a TOML file: what is collected, trained and measured.
 
 [dataset]            tasks, episodes, seed; action_noise, hold_steps (of the expert); depth
-[environment]        options of the environment, in collecting and in measuring alike
+[environment]        type ("maniskill" if not given, or "libero") and options of the environment, in
+                     collecting and in measuring alike
 [training]           steps, batch_size and other flags of `lerobot-train`; with `seeds = [1, 2, 3]`
                      every policy is trained once with each, and called LABEL-SEED
 [training.policy]    settings of `lerobot_policy_e0.E0Config` that all policies share
@@ -33,12 +34,18 @@ from typing import Any
 
 from e0_bench.closed_loop.decodings import Decoding, DecodingError, make_decoding
 from e0_bench.closed_loop.settings import BenchmarkSettings
+from e0_bench.comparison.simulators import (
+    known_of_expert,
+    known_options,
+    known_simulators,
+    simulator,
+)
 from e0_bench.training_run import check_training, local_training
 from e0_system.files import FileNameError, file_name
 
 OPTIONAL = ("pretraining", "decodings", "tuning", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
-DATASET_KEYS = ("tasks", "episodes", "seed", "action_noise", "hold_steps", "depth")
+OF_DATASET = ("tasks", "episodes", "seed")
 EPISODE_KEYS = ("episodes", "seed")
 NOT_OF_LOOP = ("policy", "seeds")
 OF_THE_RUN = ("output_dir", "resume")  # where a training writes and goes on is not the recipe's
@@ -147,12 +154,15 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _check_sections(recipe: Recipe) -> None:
-    from e0_maniskill.demonstrations import ManiSkillSettings
-
-    _require_keys("[dataset]", recipe.dataset, DATASET_KEYS, required=("tasks", "episodes", "seed"))
-    settings = {field.name for field in fields(ManiSkillSettings)}
-    own = settings - set(DATASET_KEYS) - {"cameras", "camera_shift"}
-    _require_keys("[environment]", recipe.environment, sorted(own))
+    kind = simulator(recipe.environment)
+    if kind not in known_simulators():
+        raise RecipeError(
+            f"[environment] has type {kind!r}; demonstrations can be collected in "
+            f"{', '.join(known_simulators())}"
+        )
+    _require_keys("[environment]", recipe.environment, known_options(recipe.environment))
+    of_dataset = (*OF_DATASET, *known_of_expert(recipe.environment))
+    _require_keys("[dataset]", recipe.dataset, of_dataset, required=OF_DATASET)
     _require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)
     known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
     _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))

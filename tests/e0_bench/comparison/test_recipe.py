@@ -95,6 +95,13 @@ def test_every_policy_may_be_trained_with_several_seeds(tmp_path: Path) -> None:
         ("tasks =", "task =", r"\[dataset\] has unknown task"),
         ("steps = 2", "steps = 2\nlog_frequency = 1", r"\[training\]: .*log_frequency"),
         ('proprioception = "compact"', "images = 2", r"\[environment\] has unknown images"),
+        ('proprioception = "compact"', 'type = "aloha"', r"\[environment\] has type 'aloha'"),
+        ('proprioception = "compact"', 'type = "libero"\ndepth = true', "unknown depth; known: i"),
+        (
+            'seed = 100_000\n[environment]\nproprioception = "compact"',
+            'seed = 100_000\ndepth = true\n[environment]\ntype = "libero"',
+            r"\[dataset\] has unknown depth; known: tasks",
+        ),
         ("[held_out]", '[told]\npolicies = ["z"]\n[held_out]', r"\[told\] names the policy 'z'"),
         ("[held_out]", '[told]\npolicies = ["a"]\n[held_out]', r"\[told\] .*embedding = true"),
         (
