@@ -24,9 +24,8 @@ def solves(task: str, seed: int = 0) -> bool:
     return outcome.success
 
 
-@pytest.mark.parametrize("task", ["libero_object/0", "libero_goal/7"])
-def test_experts_pick_and_place_and_turn(task: str) -> None:
-    assert solves(task)
+def test_an_expert_turns_the_stove_on() -> None:
+    assert solves("libero_goal/7")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from lerobot_robot_franka.drivers import FrankyArm
 from lerobot_robot_franka.limits import FR3, Allowed
 from simulated_arm import START_POSITION, simulated_arm
 
-FPS, SECONDS, JUMP = 12, 5, 0.25  # a second, s, rad
+FPS, SECONDS, JUMP = 12, 3, 0.25  # a second, s, rad
 
 
 @pytest.mark.parametrize("velocity_share", [0.3, 0.6])
