@@ -7,6 +7,7 @@ it true.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,14 @@ from e0_libero.scene import Scene
 from e0_libero.skills import METRES, OPEN, RADIANS
 
 ATTEMPTS = 5
-ORDER = {"turnon": 0, "on": 1, "in": 1, "open": 2, "close": 3}  # what was put in is shut in
+ORDER = {
+    "turnon": 0,
+    "turnoff": 0,
+    "on": 1,
+    "in": 1,
+    "open": 2,
+    "close": 3,
+}  # what was put in is shut in
 
 
 class Expert:
@@ -100,6 +108,7 @@ DOINGS: dict[str, Callable[..., Plan]] = {
     "in": _put_in,
     "open": skills.pull,
     "close": skills.shut,
-    "turnon": skills.turn,
+    "turnon": partial(skills.turn, state="turnon"),
+    "turnoff": partial(skills.turn, state="turnoff"),
 }
 """What makes a predicate true, by its name."""

@@ -219,12 +219,12 @@ def insert(scene: Scene, name: str, region: str, fixture: str) -> Plan:
     yield move(Pose(scene.tool().position + HOVER * UP, scene.home.rotation), OPEN, 0.03, 60)
 
 
-def turn(scene: Scene, name: str) -> Plan:
-    """Turn a knob by its ridge."""
+def turn(scene: Scene, name: str, state: str) -> Plan:
+    """Turn a knob by its ridge. state: turnon or turnoff."""
     joint = scene.joint(name)
     ridge, yaw = _ridge(scene, joint)
     start = pointing_down(scene, yaw)
-    angle = joint.towards("turnon") * np.sign(joint.axis[2])
+    angle = joint.towards(state) * np.sign(joint.axis[2])
     at = Pose(ridge, start)
     yield move(at.raised(HOVER), OPEN, 0.02, 90)
     yield slowly(at, OPEN, 0.005, 60)
