@@ -2,9 +2,10 @@
 
     python benchmarks/libero_experts.py --out benchmarks/results/libero-experts-2-cpu-cores.json
 
-The same as `e0 collect --env libero --dry-run --official-states --action-noise 0 --seed 0`, with
-the results as a file: {"tasks": [{"task", "successes", "episodes", "interval", "mean_steps",
-"failed"}], "suites": {suite: successes, episodes, interval}, "machine": text}.
+The same as `e0 collect --env libero --tasks libero_spatial libero_object libero_goal libero_10
+--dry-run --official-states --action-noise 0 --seed 0 --episodes 50`, with the results as a file:
+{"tasks": [{"task", "successes", "episodes", "interval", "mean_steps", "failed"}], "suites": {suite:
+successes, episodes, interval}, "machine": text}.
 """
 
 from __future__ import annotations

@@ -40,6 +40,11 @@ class LiberoSettings:
     noise_probability: float = 0.4
     hold_steps: int = 0
 
+    def __post_init__(self) -> None:
+        size = self.image_size
+        if size is not None and (type(size) is not int or size < 1):
+            raise ValueError(f"image_size must be a whole number of at least 1 pixel, got {size!r}")
+
     def task_names(self, tasks: Sequence[str]) -> list[str]:
         """See `CollectionSettings`; a suite stands for its ten tasks."""
         return task_names(tasks)
@@ -59,7 +64,8 @@ class LiberoSettings:
 
     def record(self, task: str) -> dict[str, Any]:
         """See `CollectionSettings`."""
-        return json.loads(json.dumps(asdict(self)))
+        data = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in data.items() if value or name != "camera_shift"}
 
     def worker_setup(self) -> Callable[[], None]:
         """See `CollectionSettings`."""

@@ -66,6 +66,7 @@ class ManiSkillSettings:
 
     def make_env(self, task: str) -> ManiSkillEnv:
         """See `CollectionSettings`."""
+        spare_garbage_collector()
         return ManiSkillEnv(
             task,
             cameras=self.cameras,
@@ -112,7 +113,6 @@ def _set_up_worker(backend: str | None) -> None:
     torch.set_num_threads(1)
     if backend is not None:
         assume_render_backend(backend)
-    spare_garbage_collector()
 
 
 def spare_garbage_collector() -> None:
