@@ -24,7 +24,7 @@ from e0_bench.statistics import Rate
 from e0_experts.collection import try_experts
 from e0_experts.selection import Outcome
 from e0_libero.demonstrations import LiberoSettings
-from e0_libero.tasks import STEP_LIMITS, task_names
+from e0_libero.tasks import INITIAL_STATES, STEP_LIMITS, task_names
 
 
 def told(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -49,7 +49,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--suites", nargs="+", choices=list(STEP_LIMITS), default=list(STEP_LIMITS))
-    parser.add_argument("--episodes", type=int, default=50, help="of each task, at most 50")
+    most = INITIAL_STATES
+    parser.add_argument("--episodes", type=int, default=most, choices=range(1, most + 1))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     settings = LiberoSettings(image_size=None, official_states=True)

@@ -121,7 +121,12 @@ def _libero(command: CollectCommand) -> LiberoSettings:
 
     wire()  # or say what is not installed
     from e0_libero.demonstrations import PUBLISHED_SIZE, LiberoSettings
+    from e0_libero.tasks import INITIAL_STATES
 
+    if command.official_states and max(command.episodes) > INITIAL_STATES:
+        raise ValueError(
+            f"a task has {INITIAL_STATES} official initial states: give --episodes of at most that"
+        )
     size = PUBLISHED_SIZE if command.image_size is None else command.image_size
     return LiberoSettings(
         image_size=None if command.dry_run else size,

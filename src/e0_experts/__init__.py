@@ -1,1 +1,2 @@
-"""What the scripted experts of all simulators are made of: poses, waypoints, and the way there."""
+"""What the scripted experts of all simulators share: poses, waypoints and the way there; cameras;
+episodes, and how they are collected."""

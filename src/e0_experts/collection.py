@@ -149,7 +149,8 @@ def collect_episodes(
 def numbers_per_task(episodes: int | Sequence[int], tasks: Sequence[str]) -> dict[str, int]:
     """Number of episodes of each task, from one number for all or one for each.
 
-    Raises ValueError for a number below 1, or as many numbers as neither one nor the tasks.
+    Raises ValueError for a number below 1, as many numbers as neither one nor the tasks, or a task
+    that is named twice.
     """
     numbers = [episodes] if isinstance(episodes, int) else list(episodes)
     if len(numbers) == 1:
@@ -159,6 +160,8 @@ def numbers_per_task(episodes: int | Sequence[int], tasks: Sequence[str]) -> dic
             f"episodes_per_task must be one number of at least 1, or one for each of the "
             f"{len(tasks)} tasks, got {episodes}"
         )
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"a task is named twice: {', '.join(tasks)}")
     return dict(zip(tasks, numbers, strict=True))
 
 

@@ -40,10 +40,10 @@ class LiberoEnv(gymnasium.Env):
     view, on the sphere about the point of the table that is in the middle of its picture.
     official_states: whether the episode of seed k begins at official initial state k, modulo 50,
     which evaluation uses; otherwise things lie where the seed says, within the places that the task
-    gives them. episode_length: limit in steps; that of published evaluations, if None.
+    gives them.
 
-    Raises UnknownTaskError, AssetsMissingError, and ValueError for a size that is none and a shift
-    that passes over a pole.
+    Raises UnknownTaskError, AssetsMissingError, and ValueError for a size that is none; `reset`
+    raises one for a shift that passes over a pole.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FREQUENCY}  # noqa: RUF012 (Gymnasium's)
@@ -55,14 +55,13 @@ class LiberoEnv(gymnasium.Env):
         image_size: int | None = None,
         camera_shift: CameraShift | None = None,
         official_states: bool = False,
-        episode_length: int | None = None,
     ) -> None:
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
         known = find_task(task)
         self.task, self.task_description = known.name, known.instruction
         self.render_mode = "rgb_array"
-        self._max_episode_steps = episode_length or known.step_limit
+        self._max_episode_steps = known.step_limit
         self._states = known.initial_states if official_states else None
         self._cameras = {} if image_size is None else CAMERAS
         self._shift, self._size = camera_shift, image_size or 1
@@ -106,7 +105,7 @@ class LiberoEnv(gymnasium.Env):
         return self._seen(observed), float(reward), success, False, {"is_success": success}
 
     def render(self) -> np.ndarray:
-        """What the agent view saw last, uint8 (size, size, 3), black without pictures."""
+        """What the agent view saw last, uint8 (size, size, 3); without pictures one black pixel."""
         return self._picture
 
     def close(self) -> None:

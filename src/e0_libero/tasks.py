@@ -20,6 +20,7 @@ from e0_libero.assets import wire
 STEP_LIMITS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 """Of episodes, by suite: what published evaluations use (OpenVLA, and LeRobot after it)."""
 TASKS = 10  # of each of these suites
+INITIAL_STATES = 50  # of each task
 
 
 class UnknownTaskError(ValueError):

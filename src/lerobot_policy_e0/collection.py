@@ -56,7 +56,7 @@ class CollectionRequest:
     settings: CollectionSettings[Any]
 
     def record(self) -> dict[str, Any]:
-        """This request as JSON data, with the cameras that the tasks really get."""
+        """This request as JSON data, with the settings as they are for each task."""
         data = {"tasks": self.tasks, "episodes": self.episodes, "seed": self.seed}
         data["settings"] = {task: self.settings.record(task) for task in self.tasks}
         return json.loads(json.dumps(data))

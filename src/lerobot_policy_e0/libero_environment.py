@@ -29,7 +29,6 @@ class LiberoCameraEnvConfig(EnvConfig):
     fps: int = 20
     image_size: int = 256
     camera_shift: str | None = None
-    episode_length: int | None = None
 
     def __post_init__(self) -> None:
         from e0_libero.env import ACTION_SIZE, CAMERAS, STATE_SIZE
@@ -51,7 +50,6 @@ class LiberoCameraEnvConfig(EnvConfig):
             "image_size": self.image_size,
             "camera_shift": self._shift(),
             "official_states": True,
-            "episode_length": self.episode_length,
         }
 
     def _shift(self) -> CameraShift | None:

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from e0_bench.closed_loop.environments import Environment, EnvironmentSettings, open_environment
 from e0_libero.env import LiberoEnv
+from e0_libero.tasks import find_task
 
 OBJECT = "alphabet_soup_1"
 SIZE = 96
@@ -183,3 +184,6 @@ def test_demonstrations_begin_elsewhere_than_official_episodes_and_as_their_seed
             states.append(env.simulator.get_sim_state())
     np.testing.assert_array_equal(states[0], states[2])
     assert np.abs(states[0] - states[1]).max() > 0.005
+    official = find_task("libero_object/0").initial_states
+    for state in states:
+        assert np.abs(official[:, 1:] - state[1:]).max(1).min() > 0.005  # after the time

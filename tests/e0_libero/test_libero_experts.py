@@ -38,7 +38,8 @@ def test_demonstrations_become_a_dataset(tmp_path: Path) -> None:
     settings = LiberoSettings(image_size=32, action_noise=0.1, hold_steps=2)
     request = CollectionRequest(("libero_object/0",), 1, 7, settings)
     record = collect_dataset(request, tmp_path / "data", workers=1)
-    assert record["collected"]["libero_object/0"]["seeds"][0] >= 7
+    collected = record["collected"]["libero_object/0"]
+    assert collected["seeds"] == [7 + collected["tries"] - 1]
     dataset = LeRobotDataset("local/data", root=tmp_path / "data")
     assert dataset.fps == 20 and set(dataset.meta.camera_keys) == {
         "observation.images.image",
@@ -80,9 +81,18 @@ def test_a_suite_stands_for_its_tasks() -> None:
     ]
 
 
+def test_a_task_is_collected_once(tmp_path: Path) -> None:
+    settings = LiberoSettings(image_size=None)
+    names = tuple(task_names(["libero_goal", "libero_goal/3"]))
+    with pytest.raises(ValueError, match="a task is named twice"):
+        collect_dataset(CollectionRequest(names, 1, 7, settings), tmp_path / "data", workers=1)
+
+
 def test_a_picture_needs_a_size() -> None:
     with pytest.raises(ValueError, match="image_size must be at least 1 pixel, got 0"):
         LiberoEnv("libero_object/0", image_size=0)
+    with pytest.raises(ValueError, match="image_size must be a whole number"):
+        LiberoSettings(image_size=0)
 
 
 def test_what_experts_can_do_has_a_place_in_their_order() -> None:

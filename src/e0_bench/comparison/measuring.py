@@ -21,7 +21,7 @@ from e0_bench.closed_loop.settings import BenchmarkSettings
 from e0_bench.closed_loop.summary import summarize
 from e0_bench.closed_loop.ways import demonstrated_shares
 from e0_bench.comparison.recipe import Recipe
-from e0_bench.comparison.simulators import evaluation_options, simulator
+from e0_bench.comparison.simulators import evaluation_options, evaluation_type
 from e0_bench.files import read_json
 from e0_bench.tables import table
 
@@ -95,7 +95,7 @@ def benchmark_settings(
         checkpoints=tuple(checkpoints.values()),
         labels=tuple(checkpoints),
         out=output / "benchmark",
-        env=simulator(recipe.environment),
+        env=evaluation_type(recipe.environment),
         env_options=evaluation_options(recipe.environment),
         workers=workers,
         **own,

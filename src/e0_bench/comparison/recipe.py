@@ -179,6 +179,8 @@ def _check_sections(recipe: Recipe) -> None:
             raise RecipeError("[pretraining] augmented must be true or false")
     _check_tuning(recipe)
     if recipe.told is not None:
+        if kind != "maniskill":
+            raise RecipeError(f"[told] is for maniskill: {kind} does not tell how cameras moved")
         _require_keys("[told]", recipe.told, ("policies",), required=("policies",))
         for label in recipe.told["policies"]:
             if label not in recipe.policies:

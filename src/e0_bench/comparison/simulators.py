@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 EXPERT = ("action_noise", "hold_steps", "depth")
 """Settings of [dataset] that say how the expert acts and what is seen of it."""
-LIBERO_SIZE = 256  # pixels, of published data
 
 
 def simulator(environment: Mapping[str, Any]) -> str:
@@ -58,9 +57,12 @@ def collection_settings(
     return ManiSkillSettings(**options)
 
 
+def evaluation_type(environment: Mapping[str, Any]) -> str:
+    """The environment type of `e0 bench`; LIBERO's is the one whose camera can be moved."""
+    kind = simulator(environment)
+    return "libero_camera" if kind == "libero" else kind
+
+
 def evaluation_options(environment: Mapping[str, Any]) -> tuple[str, ...]:
     """The same environment's options for `e0 bench`."""
-    if simulator(environment) == "libero":
-        size = environment.get("image_size", LIBERO_SIZE)
-        return (f"observation_height={size}", f"observation_width={size}")
     return tuple(f"{name}={value}" for name, value in environment.items() if name != "type")

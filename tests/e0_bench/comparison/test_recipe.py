@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from e0_bench.comparison.measuring import benchmark_settings
 from e0_bench.comparison.recipe import RecipeError, differences, read_recipe
+from lerobot_policy_e0.libero_environment import LiberoCameraEnvConfig
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.toml"))
 GOOD = """
@@ -102,6 +104,11 @@ def test_every_policy_may_be_trained_with_several_seeds(tmp_path: Path) -> None:
             'seed = 100_000\ndepth = true\n[environment]\ntype = "libero"',
             r"\[dataset\] has unknown depth; known: tasks",
         ),
+        (
+            'proprioception = "compact"',
+            'type = "libero"\n[told]\npolicies = ["a"]',
+            r"\[told\] is for maniskill",
+        ),
         ("[held_out]", '[told]\npolicies = ["z"]\n[held_out]', r"\[told\] names the policy 'z'"),
         ("[held_out]", '[told]\npolicies = ["a"]\n[held_out]', r"\[told\] .*embedding = true"),
         (
@@ -167,6 +174,15 @@ def test_bad_recipes_are_refused(tmp_path: Path, before: str, after: str, messag
     assert before in GOOD
     with pytest.raises(RecipeError, match=message):
         read_recipe(written(tmp_path, GOOD.replace(before, after)))
+
+
+def test_liberos_policies_meet_what_was_demonstrated(tmp_path: Path) -> None:
+    text = GOOD.replace('proprioception = "compact"', 'type = "libero"\nimage_size = 64')
+    recipe = read_recipe(written(tmp_path, text.replace("PushCube-v1", "libero_object")))
+    settings = benchmark_settings(recipe, tmp_path, {"a": tmp_path / "a"}, 1)
+    config = settings.environment.config("libero_object/3")
+    assert isinstance(config, LiberoCameraEnvConfig)
+    assert (config.task, config.image_size) == ("libero_object", 64)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
