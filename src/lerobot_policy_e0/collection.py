@@ -32,6 +32,7 @@ from e0_experts.selection import Collected, Outcome, task_directory
 from e0_system.files import beside, place_directory, read_json, write_text
 from e0_system.locks import own_directory
 from e0_system.processes import end_with_parent, wait_for_all
+from e0_system.workers import Processes
 from lerobot_policy_e0.viewpoint import depth_feature
 
 RECORD = Path("meta") / "collection.json"
@@ -63,7 +64,11 @@ class CollectionRequest:
 
 
 def collect_dataset(
-    request: CollectionRequest, output: Path, *, workers: int = 2, use_videos: bool = False
+    request: CollectionRequest,
+    output: Path,
+    *,
+    processes: Processes = Processes(),
+    use_videos: bool = False,
 ) -> dict[str, Any]:
     """Collect `request` into a LeRobotDataset at `output` and return its record (seeds, success
     rate of the expert, settings), which is also kept in the dataset's `meta/collection.json`.
@@ -83,12 +88,13 @@ def collect_dataset(
         return _existing_record(wanted, output)
     with _unfinished(partial, output):
         if not output.exists():  # or a kill came right after the renaming
-            enough = workers >= WORKERS_OF_A_WRITER * len(request.tasks) > WORKERS_OF_A_WRITER
+            wanted_workers = WORKERS_OF_A_WRITER * len(request.tasks)
+            enough = processes.workers >= wanted_workers > WORKERS_OF_A_WRITER
             begun_whole = (partial / "episodes").exists()
             apart = (partial / "parts").exists() or (enough and not begun_whole)
             collect = _collect_parts if apart else _collect_into
             with _full_disk_told(partial):
-                collect(partial, output, request, wanted, workers, use_videos)
+                collect(partial, output, request, wanted, processes, use_videos)
         return _existing_record(wanted, output)
 
 
@@ -141,14 +147,14 @@ def _collect_into(
     output: Path,
     request: CollectionRequest,
     wanted: dict[str, Any],
-    workers: int,
+    processes: Processes,
     use_videos: bool,
 ) -> None:
     """Collect what is missing in `partial` and write all of it as `output`."""
     draft = partial / "dataset"
     shutil.rmtree(draft, ignore_errors=True)
     writer = _Writer(draft, output.name, request.settings.frame_rate, use_videos)
-    collected = _collect(request, partial / "episodes", workers, writer)
+    collected = _collect(request, partial / "episodes", processes, writer)
     writer.finish()
     record = wanted | {"collected": _summary(collected)}
     write_text(draft / RECORD, json.dumps(record, indent=1))
@@ -160,7 +166,7 @@ def _collect_parts(
     output: Path,
     request: CollectionRequest,
     wanted: dict[str, Any],
-    workers: int,
+    processes: Processes,
     use_videos: bool,
 ) -> None:
     """Collect every task as a dataset of its own, all at the same time, and join them as `output`.
@@ -170,16 +176,17 @@ def _collect_parts(
     """
     counts = numbers_per_task(request.episodes, request.tasks)
     setup = request.settings.worker_setup()
-    processes, roots = {}, {}
+    children, roots = {}, {}
     for place, (task, count) in enumerate(counts.items()):
-        own = max(1, workers // len(counts) + (place < workers % len(counts)))
+        workers, more = divmod(processes.workers, len(counts))
+        own = replace(processes, workers=max(1, workers + (place < more)))
         roots[task] = task_directory(partial / "parts", task)
         part = replace(request, tasks=(task,), episodes=count)
         given = (os.getpid(), setup, part, roots[task], own, use_videos)
-        processes[task] = get_context("spawn").Process(target=_collect_part, args=given)
-    for process in processes.values():
-        process.start()
-    failed = wait_for_all(processes)
+        children[task] = get_context("spawn").Process(target=_collect_part, args=given)
+    for child in children.values():
+        child.start()
+    failed = wait_for_all(children)
     if errno.ENOSPC in failed.values():
         raise OSError(errno.ENOSPC, f"no space left for {', '.join(failed)}")
     if failed:
@@ -218,14 +225,14 @@ def _collect_part(
     setup: Callable[[], None],
     request: CollectionRequest,
     output: Path,
-    workers: int,
+    processes: Processes,
     use_videos: bool,
 ) -> None:
     """In a process of its own, whose exit code says whether it was the disk."""
     end_with_parent(parent)
     setup()
     try:
-        collect_dataset(request, output, workers=workers, use_videos=use_videos)
+        collect_dataset(request, output, processes=processes, use_videos=use_videos)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -259,7 +266,7 @@ def _existing_record(wanted: dict[str, Any], output: Path) -> dict[str, Any]:
 
 
 def _collect(
-    request: CollectionRequest, directory: Path, workers: int, writer: _Writer
+    request: CollectionRequest, directory: Path, processes: Processes, writer: _Writer
 ) -> dict[str, Collected]:
     total = sum(numbers_per_task(request.episodes, request.tasks).values())
     done = len(list(directory.glob("*/*.npz")))
@@ -273,7 +280,7 @@ def _collect(
             request.episodes,
             request.seed,
             directory,
-            workers=workers,
+            processes=processes,
             settings=request.settings,
             on_episode=count,
             on_selected=writer.add,

@@ -13,6 +13,7 @@ from e0_bench import cli, collect
 from e0_experts.selection import Outcome
 from e0_maniskill import CameraShift, default_cameras, find_task
 from e0_maniskill.demonstrations import ManiSkillSettings
+from e0_system.workers import Processes
 from made_weights import pi_weights, write_tokenizer
 
 
@@ -74,9 +75,9 @@ def test_a_dry_run_tries_what_would_be_collected(
     tried = []
 
     def tell(
-        seeds: dict[str, range], *, workers: int, settings: ManiSkillSettings, **_: object
+        seeds: dict[str, range], *, processes: Processes, settings: ManiSkillSettings, **_: object
     ) -> list[list[Outcome]]:
-        tried.append((seeds, workers, settings))
+        tried.append((seeds, processes.workers, settings))
         return [[Outcome(task, s, s != 9001, 10) for s in own] for task, own in seeds.items()]
 
     monkeypatch.setattr(collect, "try_experts", tell)

@@ -15,12 +15,13 @@ from e0_libero.experts import DOINGS, ORDER, Expert
 from e0_libero.grasps import find_grasp
 from e0_libero.scene import Scene
 from e0_libero.tasks import STEP_LIMITS, UnknownTaskError, find_task, task_names
+from e0_system.workers import Processes
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
 
 def solves(task: str, seed: int = 0) -> bool:
     settings = LiberoSettings(image_size=None, official_states=True)
-    ((outcome,),) = try_experts({task: [seed]}, workers=1, settings=settings)
+    ((outcome,),) = try_experts({task: [seed]}, processes=Processes(1), settings=settings)
     return outcome.success
 
 
@@ -37,7 +38,7 @@ def test_every_task_has_an_expert(task: str) -> None:
 def test_demonstrations_become_a_dataset(tmp_path: Path) -> None:
     settings = LiberoSettings(image_size=32, action_noise=0.1, hold_steps=2)
     request = CollectionRequest(("libero_object/0",), 1, 7, settings)
-    record = collect_dataset(request, tmp_path / "data", workers=1)
+    record = collect_dataset(request, tmp_path / "data", processes=Processes(1))
     collected = record["collected"]["libero_object/0"]
     assert collected["seeds"] == [7 + collected["tries"] - 1]
     dataset = LeRobotDataset("local/data", root=tmp_path / "data")
@@ -85,7 +86,9 @@ def test_a_task_is_collected_once(tmp_path: Path) -> None:
     settings = LiberoSettings(image_size=None)
     names = tuple(task_names(["libero_goal", "libero_goal/3"]))
     with pytest.raises(ValueError, match="a task is named twice"):
-        collect_dataset(CollectionRequest(names, 1, 7, settings), tmp_path / "data", workers=1)
+        collect_dataset(
+            CollectionRequest(names, 1, 7, settings), tmp_path / "data", processes=Processes(1)
+        )
 
 
 def test_a_picture_needs_a_size() -> None:

@@ -28,7 +28,7 @@ from e0_experts.episodes import Episode, load_episode, run_expert
 from e0_experts.selection import Outcome, Progress
 from e0_maniskill import ManiSkillEnv
 from e0_maniskill.demonstrations import ManiSkillSettings, demonstrator, spare_garbage_collector
-from e0_system.processes import WorkerLostError, WorkerPool
+from e0_system.workers import Processes, WorkerLostError, WorkerPool
 
 TASK = "PushCube-v1"
 SEED = 5000
@@ -60,7 +60,7 @@ def lost(*_: Any) -> None:
 def assert_selection(directory: Path, workers: int, expected: list[Episode]) -> None:
     """Collecting (what is left) into `directory` gives exactly the expected episodes."""
     collected = collect_episodes(
-        [TASK], COUNT, SEED, directory, workers=workers, settings=SETTINGS
+        [TASK], COUNT, SEED, directory, processes=Processes(workers), settings=SETTINGS
     )[TASK]
     wanted = [episode for episode in expected if episode.success]
     assert collected.seeds == tuple(episode.seed for episode in wanted)
@@ -86,8 +86,7 @@ def report(outcome):
     print(outcome.seed, [child.pid for child in multiprocessing.active_children()], flush=True)
 
 if __name__ == "__main__":
-    collect_episodes([TASK], COUNT, SEED, Path(sys.argv[1]), workers=2, settings=SETTINGS,
-                     on_episode=report)
+    collect_episodes([TASK], COUNT, SEED, Path(sys.argv[1]), settings=SETTINGS, on_episode=report)
 """
 
 
@@ -129,9 +128,17 @@ def test_a_worker_may_die_and_an_episode_that_takes_two_is_reported(
     with monkeypatch.context() as patch:
         patch.setattr(WorkerPool, "_call", lost)
         with pytest.raises(WorkerError, match=f"{TASK} seed {SEED}: it hung; finished episodes"):
-            collect_episodes([TASK], COUNT, SEED, tmp_path, workers=1, settings=SETTINGS)
+            collect_episodes(
+                [TASK], COUNT, SEED, tmp_path, processes=Processes(1), settings=SETTINGS
+            )
     collect_episodes(
-        [TASK], COUNT, SEED, tmp_path, workers=1, settings=SETTINGS, on_episode=kill_workers
+        [TASK],
+        COUNT,
+        SEED,
+        tmp_path,
+        processes=Processes(1),
+        settings=SETTINGS,
+        on_episode=kill_workers,
     )
     assert len(kills) == len(expected)
     assert_selection(tmp_path, 1, expected)
@@ -149,7 +156,7 @@ def test_a_worker_may_die_and_an_episode_that_takes_two_is_reported(
 def test_error_in_a_worker_is_its_cause(tmp_path: Path) -> None:
     impossible = ManiSkillSettings(state_only=True, episode_length=-1)
     with pytest.raises(WorkerError, match="raised: ValueError") as error:
-        collect_episodes([TASK], 1, SEED, tmp_path, workers=1, settings=impossible)
+        collect_episodes([TASK], 1, SEED, tmp_path, processes=Processes(1), settings=impossible)
     cause = error.value.__cause__
     assert cause is not None
     assert "_run_seed" in str(cause.__cause__), "the worker's traceback is lost"
@@ -171,7 +178,7 @@ def test_collecting_pictures(tmp_path: Path, rendering: None) -> None:
     pictures = ManiSkillSettings(image_size=32, depth=True)
     seen: list[Outcome] = []
     collected = collect_episodes(
-        [TASK], 1, SEED, tmp_path, workers=1, settings=pictures, on_episode=seen.append
+        [TASK], 1, SEED, tmp_path, processes=Processes(1), settings=pictures, on_episode=seen.append
     )[TASK]
     episode = load_episode(collected.paths[0])
     assert seen == [Outcome(TASK, SEED, True, episode.length)]
@@ -190,7 +197,9 @@ def test_experts_are_tried_task_after_task() -> None:
     seeds = {TASK: [SEED, SEED + 1], "PickCube-v1": [SEED]}
     noted: list[Outcome] = []
     settings = ManiSkillSettings(state_only=True)
-    tried = list(try_experts(seeds, workers=1, settings=settings, on_episode=noted.append))
+    tried = list(
+        try_experts(seeds, processes=Processes(1), settings=settings, on_episode=noted.append)
+    )
     told = [[(one.task, one.seed, one.success) for one in outcomes] for outcomes in tried]
     assert told == [[(TASK, SEED, True), (TASK, SEED + 1, True)], [("PickCube-v1", SEED, True)]]
     assert noted == [outcome for outcomes in tried for outcome in outcomes]
@@ -225,7 +234,6 @@ def test_numbers_per_task() -> None:
         ({"tasks": ["PushCub"]}, "unknown task"),
         ({"episodes_per_task": 0}, "episodes_per_task must be"),
         ({"episodes_per_task": (2, 3)}, "one for each of the 1 tasks"),
-        ({"workers": 0}, "workers must be"),
     ],
 )
 def test_impossible_collections_are_refused(

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from e0_system.processes import WorkerLostError, WorkerPool, wait_for_all
+from e0_system.processes import wait_for_all
+from e0_system.workers import Processes, WorkerLostError, WorkerPool
 
 
 def test_a_call_that_hangs_twice_is_lost_and_the_others_go_on() -> None:
-    with WorkerPool(2, 0.5) as pool:
+    with WorkerPool(Processes(2), 0.5) as pool:
         hanging = pool.submit(time.sleep, 600)
         other = [pool.submit(abs, -number) for number in range(4)]
         assert [future.result() for future in other] == [0, 1, 2, 3]
@@ -23,7 +24,7 @@ def test_a_call_that_hangs_twice_is_lost_and_the_others_go_on() -> None:
 
 
 def test_a_call_whose_process_dies_twice_is_lost() -> None:
-    with WorkerPool(1, 600) as pool:
+    with WorkerPool(Processes(1), 600) as pool:
         with pytest.raises(WorkerLostError, match="died, 2 times over, perhaps for want of memory"):
             pool.submit(os._exit, 3).result()
         assert pool.submit(abs, -5).result() == 5
@@ -41,12 +42,12 @@ def end_badly_at_first(marker: Path, hangs: bool) -> str:
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_the_second_try_counts(hangs: bool, tmp_path: Path) -> None:
-    with WorkerPool(1, 0.5 if hangs else 600) as pool:
+    with WorkerPool(Processes(1), 0.5 if hangs else 600) as pool:
         assert pool.submit(end_badly_at_first, tmp_path / "tried", hangs).result() == "done"
 
 
 def test_an_error_is_no_loss() -> None:
-    with WorkerPool(1, 600) as pool, pytest.raises(TypeError, match="bad operand"):
+    with WorkerPool(Processes(1), 600) as pool, pytest.raises(TypeError, match="bad operand"):
         pool.submit(abs, "a").result()
 
 

@@ -25,6 +25,7 @@ from e0_experts.episodes import Episode, load_episode, run_expert, save_episode
 from e0_maniskill import find_task
 from e0_maniskill.demonstrations import ManiSkillSettings, demonstrator
 from e0_system import locks
+from e0_system.workers import Processes
 from lerobot_policy_e0 import E0Config
 from lerobot_policy_e0.collection import (
     MARKER,
@@ -70,7 +71,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     assert not all(episode.success for episode in tried), "these tests need a failure"
     root = tmp_path_factory.mktemp("collected") / "dataset"
     prepare_episodes(root, REQUEST, tried)
-    return Collected(root, collect_dataset(REQUEST, root, workers=1), tried)
+    return Collected(root, collect_dataset(REQUEST, root, processes=Processes(1)), tried)
 
 
 def open_dataset(root: Path) -> LeRobotDataset:
@@ -153,7 +154,7 @@ def test_same_request_does_no_work(collected: Collected) -> None:
     files = sorted(path for path in collected.root.rglob("*") if path.is_file())
     before = [(path, path.stat().st_mtime_ns) for path in files]
     began = time.monotonic()
-    assert collect_dataset(REQUEST, collected.root, workers=1) == collected.record
+    assert collect_dataset(REQUEST, collected.root, processes=Processes(1)) == collected.record
     assert time.monotonic() - began < 2, "no simulator starts that fast"
     after = sorted(path for path in collected.root.rglob("*") if path.is_file())
     assert [(path, path.stat().st_mtime_ns) for path in after] == before
@@ -316,7 +317,7 @@ def test_tasks_follow_each_other(
     output, joined, cache = (tmp_path / name for name in ("dataset", "joined", "cache"))
     episodes = with_pictures(collected.successes[:2])
     prepare_tasks(output, BOTH, episodes)
-    collect_dataset(BOTH, output, workers=1)
+    collect_dataset(BOTH, output, processes=Processes(1))
     dataset = open_dataset(output)
     order = [row["tasks"] for row in dataset.meta.episodes]  # pyright: ignore
     push, (red, green) = (find_task(task).instructions for task in BOTH.tasks)
@@ -324,7 +325,7 @@ def test_tasks_follow_each_other(
     prepare_parts(joined, BOTH, episodes)
     with monkeypatch.context() as patched:
         patched.setattr("datasets.config.HF_DATASETS_CACHE", cache)
-        collect_dataset(BOTH, joined, workers=4)
+        collect_dataset(BOTH, joined, processes=Processes(4))
     assert not cache.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "joined"]
     assert_equal_datasets(joined, output)
@@ -346,18 +347,18 @@ def test_parts_are_gone_on_with_by_fewer_workers(
     request = replace(REQUEST, tasks=(TASK, OTHER), episodes=2)
     partial = prepare_parts(tmp_path / "dataset", request, collected.successes[:2])
     part = partial / "parts" / TASK
-    collect_dataset(replace(request, tasks=(TASK,)), part, workers=1)
+    collect_dataset(replace(request, tasks=(TASK,)), part, processes=Processes(1))
     before = (part / "meta" / "info.json").stat().st_mtime_ns
     whole, given = collect_dataset, []
 
     def collect(request: CollectionRequest, output: Path, **settings: Any) -> dict[str, Any]:
-        given.append((*request.tasks, settings["workers"]))
+        given.append((*request.tasks, settings["processes"].workers))
         record = whole(request, output, **settings)
         assert (part / "meta" / "info.json").stat().st_mtime_ns == before
         return record
 
     monkeypatch.setattr("lerobot_policy_e0.collection.collect_dataset", collect)
-    record = whole(request, tmp_path / "dataset", workers=1)
+    record = whole(request, tmp_path / "dataset", processes=Processes(1))
     assert given == [(TASK, 1), (OTHER, 1)]
     assert list(record["collected"]) == [TASK, OTHER]
 
@@ -380,7 +381,7 @@ def test_full_disk_while_a_part_is_written_or_parts_are_joined(
 
     monkeypatch.setattr(f"lerobot_policy_e0.collection.{full or '_Writer.add'}", fail)
     with pytest.raises(OSError if full else RuntimeError, match=ADVICE if full else "is kept"):
-        collect_dataset(request, tmp_path / "dataset", workers=4)
+        collect_dataset(request, tmp_path / "dataset", processes=Processes(4))
     assert not (tmp_path / "dataset").exists()
     assert not full or not any((partial / draft).exists() for draft in drafts)
     if full == "aggregate_datasets":
@@ -396,9 +397,9 @@ _COLLECT = """
 if __name__ == "__main__":
     import sys
     from pathlib import Path
-    from test_collect_dataset import REQUEST, collect_dataset
+    from test_collect_dataset import REQUEST, Processes, collect_dataset
 
-    collect_dataset(REQUEST, Path(sys.argv[1]), workers=1)
+    collect_dataset(REQUEST, Path(sys.argv[1]), processes=Processes(1))
 """
 
 
@@ -434,7 +435,7 @@ def test_killed_collection_and_killed_writing_are_resumed(
     # While later episodes are collected, earlier ones are being written.
     kill_when(output, f"episodes/{TASK}/*[0-9].npz", COUNT - 1)
     assert (tmp_path / "dataset.partial" / "dataset" / "meta" / "info.json").exists()
-    collect_dataset(REQUEST, output, workers=1)
+    collect_dataset(REQUEST, output, processes=Processes(1))
     assert_equal_datasets(output, collected.root)
     assert not output.with_name("dataset.partial").exists()
 
@@ -478,24 +479,24 @@ def test_full_disk_while_collecting_and_while_writing(
     episodes = small_disk.root / "dataset.partial" / "episodes" / TASK
     small_disk.leave(12)
     with pytest.raises(OSError, match=ADVICE):
-        collect_dataset(REQUEST, output, workers=1)
+        collect_dataset(REQUEST, output, processes=Processes(1))
     kept = list(episodes.glob("*.npz"))
     assert len(kept) < COUNT
     for path in kept:
         load_episode(path)
     small_disk.leave(20)
     with pytest.raises(OSError, match=ADVICE):
-        collect_dataset(REQUEST, output, workers=1)
+        collect_dataset(REQUEST, output, processes=Processes(1))
     assert not output.exists()
     (small_disk.root / "filler").unlink()
-    collect_dataset(REQUEST, output, workers=1)
+    collect_dataset(REQUEST, output, processes=Processes(1))
     assert_equal_datasets(output, collected.root)
 
 
 def test_pictures_are_kept_bit_by_bit(tmp_path: Path, collected: Collected) -> None:
     episodes = with_pictures(collected.tried)
     prepare_episodes(tmp_path / "dataset", PICTURES, episodes)
-    collect_dataset(PICTURES, tmp_path / "dataset", workers=1)
+    collect_dataset(PICTURES, tmp_path / "dataset", processes=Processes(1))
     dataset = open_dataset(tmp_path / "dataset")
     assert dataset.meta.camera_keys == ["observation.images.base_camera"]
     assert dataset.meta.features["observation.images.base_camera"]["shape"] == (32, 32, 3)
@@ -516,7 +517,7 @@ def test_depth_is_kept_to_the_millimetre_and_is_no_input(
     ]
     request = replace(PICTURES, settings=replace(PICTURES.settings, depth=True))
     prepare_episodes(tmp_path / "dataset", request, episodes)
-    collect_dataset(request, tmp_path / "dataset", workers=1)
+    collect_dataset(request, tmp_path / "dataset", processes=Processes(1))
     dataset = LeRobotDataset("local/depth", root=tmp_path / "dataset", depth_output_unit="m")
     assert dataset.meta.depth_keys == ["observation.images.base_camera_depth"]
     whole = [depth for e in episodes if e.success for depth in e.depth["base_camera"]]
@@ -539,7 +540,7 @@ def test_full_disk_while_pictures_are_written(small_disk: SmallDisk, collected: 
     prepare_episodes(output, PICTURES, with_pictures(collected.tried))
     small_disk.leave(40)
     with pytest.raises(OSError, match=ADVICE):
-        collect_dataset(PICTURES, output, workers=1)
+        collect_dataset(PICTURES, output, processes=Processes(1))
     assert not output.exists()
     assert not (small_disk.root / "dataset.partial" / "dataset").exists()
     assert len(list(small_disk.root.glob("dataset.partial/episodes/*/*.npz"))) == COUNT

@@ -120,7 +120,9 @@ def _measure(
     labels = [checkpoint.label for checkpoint in checkpoints]
     jobs = asked_episodes(settings, labels, record["tasks"])
     if jobs is None or any(job not in log.results for job in jobs):
-        with episode_pool(settings.environment, settings.workers, settings.episode_seconds) as pool:
+        with episode_pool(
+            settings.environment, settings.processes, settings.episode_seconds
+        ) as pool:
             offers = _offers(settings, checkpoints, pool)
             record["tasks"] |= {task: [o.name for o in offers[task]] for task in offers}
             write_json(settings.out / "benchmark.json", record)

@@ -16,7 +16,7 @@ from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult
 from e0_bench.closed_loop.runner import Assignment, Runner
 from e0_bench.futures import as_finished
 from e0_experts.collection import worker_pool
-from e0_system.processes import WorkerLostError
+from e0_system.workers import Processes, WorkerLostError
 
 EPISODE_SECONDS = 1800.0  # loading the policy included; what takes longer is taken to hang
 
@@ -27,11 +27,13 @@ class EpisodeError(RuntimeError):
 
 @contextmanager
 def episode_pool(
-    environment: EnvironmentSettings, workers: int, episode_seconds: float = EPISODE_SECONDS
+    environment: EnvironmentSettings,
+    processes: Processes,
+    episode_seconds: float = EPISODE_SECONDS,
 ) -> Iterator[Executor]:
     """Processes for episodes in this environment, of one thread each, that end with this one, or
     when they are still at one episode after so many seconds."""
-    with worker_pool(workers, _worker_setup(environment), episode_seconds) as pool:
+    with worker_pool(processes, _worker_setup(environment), episode_seconds) as pool:
         yield pool
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from e0_bench.closed_loop.decodings import DecodingError, read_decoding, require_different
 from e0_bench.closed_loop.delays import Delay, is_option
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import INPUT_CONTROLS
 from e0_bench.closed_loop.parallel import EPISODE_SECONDS
+from e0_system.workers import Processes
 
 
 class BenchmarkSettingsError(ValueError):
@@ -53,13 +57,12 @@ class BenchmarkSettings:
     not given."""
     control_episodes: int = 20
     """Episodes of each control: the first ones of each task, at most all."""
-    workers: int = 2
-    """Processes."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
     episode_seconds: float = EPISODE_SECONDS
     """An episode that takes longer is taken to hang: it is tried once more, and then left out."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "control_episodes", "workers"):
+        for name in ("episodes", "control_episodes"):
             if getattr(self, name) < 1:
                 raise BenchmarkSettingsError(
                     f"{name} must be at least 1, not {getattr(self, name)}"

@@ -8,9 +8,7 @@ POLICY-SEED, and `trainings.png` shows how far they differ.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,9 +40,10 @@ from e0_bench.comparison.simulators import collection_settings
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.comparison.trainings_figure import trainings_figure
 from e0_bench.files import read_json, write_json, write_text
-from e0_bench.training_run import local_training, train, trained_checkpoint
+from e0_bench.training_run import local_training, train_together, trained_checkpoint
 from e0_experts.collection import numbers_per_task
 from e0_system.locks import own_directory
+from e0_system.workers import Processes
 
 
 class ComparisonMismatchError(ValueError):
@@ -59,8 +58,7 @@ class ComparisonSettings:
     """A TOML file, as those in recipes/."""
     output: Path | None = None
     """Directory of everything; outputs/NAME of the recipe if not given."""
-    workers: int = 2
-    """Processes that collect, train and evaluate at the same time."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
     policies: tuple[str, ...] = ()
     """Do what is missing for these of the recipe's policies alone; for all if none is given. The
     results also hold the others that are trained and measured whole already."""
@@ -83,7 +81,7 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     """
     recipe, output = _checked_recipe(settings), settings.directory
     with own_directory(output):
-        _collect_all(recipe, output, settings.workers)
+        _collect_all(recipe, output, settings.processes)
         shown = _shown(recipe, output, settings.policies)
         return _run_comparison(settings, shown, output)
 
@@ -94,7 +92,7 @@ def collect_demonstrations(settings: ComparisonSettings) -> dict[str, int]:
     """
     recipe, output = _checked_recipe(settings), settings.directory
     with own_directory(output):
-        _collect_all(recipe, output, settings.workers)
+        _collect_all(recipe, output, settings.processes)
     tasks = collection_settings(recipe.environment, {}).task_names(recipe.dataset["tasks"])
     return numbers_per_task(recipe.dataset["episodes"], tasks)
 
@@ -133,15 +131,15 @@ def _is_finished(recipe: Recipe, output: Path, policy: str) -> bool:
     )
 
 
-def _collect_all(recipe: Recipe, output: Path, workers: int) -> None:
+def _collect_all(recipe: Recipe, output: Path, processes: Processes) -> None:
     _remember(recipe, output)
-    _collect(recipe, output / "dataset", recipe.dataset, workers)
+    _collect(recipe, output / "dataset", recipe.dataset, processes)
     held_out = {"tasks": recipe.dataset["tasks"], **recipe.held_out}
-    _collect(recipe, output / "held_out", held_out, workers)
+    _collect(recipe, output / "held_out", held_out, processes)
 
 
 def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) -> dict[str, Any]:
-    checkpoints = _train_all(recipe, output, settings.workers)
+    checkpoints = _train_all(recipe, output, settings.processes)
     policies = {
         label: _cost(output / "train" / label, checkpoint)
         | kept_action_error(
@@ -152,7 +150,7 @@ def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) 
         )
         for label, checkpoint in checkpoints.items()
     }
-    summary = measure(recipe, output, checkpoints, settings.workers)
+    summary = measure(recipe, output, checkpoints, settings.processes)
     results = {"policies": policies, "benchmark": summary}
     if "delays" in summary:
         results["demonstrated_changes"] = demonstrated_changes(output / "dataset")
@@ -213,7 +211,7 @@ def _remember(recipe: Recipe, output: Path) -> None:
     write_json(path, record)
 
 
-def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int) -> None:
+def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], processes: Processes) -> None:
     from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
     episodes = wanted["episodes"]
@@ -224,13 +222,13 @@ def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], workers: int
         wanted["seed"],
         settings,
     )
-    collect_dataset(request, path, workers=workers)
+    collect_dataset(request, path, processes=processes)
 
 
-def _train_all(recipe: Recipe, output: Path, workers: int) -> dict[str, Path]:
+def _train_all(recipe: Recipe, output: Path, processes: Processes) -> dict[str, Path]:
     """The checkpoint of every training, by label. The trainings share nothing but the data, and
     the pretrained encoding where several start from one."""
-    prefixes = _pretrain_all(recipe, output, workers)
+    prefixes = _pretrain_all(recipe, output, processes)
     runs = {
         output / "train" / training.label: local_training(
             output / "dataset",
@@ -239,10 +237,13 @@ def _train_all(recipe: Recipe, output: Path, workers: int) -> dict[str, Path]:
         )
         for training in recipe.trainings
     }
-    return {directory.name: checkpoint for directory, checkpoint in _run(runs, workers).items()}
+    checkpoints = train_together(runs, processes)
+    return {directory.name: checkpoint for directory, checkpoint in checkpoints.items()}
 
 
-def _pretrain_all(recipe: Recipe, output: Path, workers: int) -> dict[Training, dict[str, Any]]:
+def _pretrain_all(
+    recipe: Recipe, output: Path, processes: Processes
+) -> dict[Training, dict[str, Any]]:
     """Settings with which each training starts from its pretrained encoding, if the recipe has
     any."""
     if recipe.pretraining is None:
@@ -256,28 +257,8 @@ def _pretrain_all(recipe: Recipe, output: Path, workers: int) -> dict[Training, 
         )
         for training, directory in directories.items()
     }
-    checkpoints = _run(runs, workers)
+    checkpoints = train_together(runs, processes)
     return {t: {"prefix_from": checkpoints[directory]} for t, directory in directories.items()}
-
-
-def _run(runs: Mapping[Path, Mapping[str, Any]], workers: int) -> dict[Path, Path]:
-    """The checkpoints of trainings, by the directories that they are done in; `workers` at the same
-    time, which share the cores."""
-    threads = max(1, (os.cpu_count() or 1) // min(workers, len(runs)))
-
-    def run(place: int, directory: Path) -> Path:
-        name = "/".join(directory.parts[-2:])
-        return train(
-            runs[directory], directory, threads=threads, description=name, position=place % workers
-        )
-
-    with ThreadPoolExecutor(workers) as pool:
-        futures = {directory: pool.submit(run, i, directory) for i, directory in enumerate(runs)}
-        try:
-            return {directory: future.result() for directory, future in futures.items()}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:

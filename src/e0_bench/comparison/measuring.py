@@ -24,6 +24,7 @@ from e0_bench.comparison.recipe import Recipe
 from e0_bench.comparison.simulators import evaluation_options, evaluation_type
 from e0_bench.files import read_json
 from e0_bench.tables import table
+from e0_system.workers import Processes
 
 TUNING_NOTE = (
     "Ways to decode, tried on episodes of their own; the best of each policy over all its "
@@ -32,13 +33,13 @@ TUNING_NOTE = (
 
 
 def measure(
-    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
+    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], processes: Processes
 ) -> dict[str, Any]:
     """Run what is missing of a recipe's benchmark; its summary, and how the policies are decoded
     (`decodings`, a row for each way that was tried), where the recipe gives several ways.
 
     checkpoints: of every training, by label. Raises what running a benchmark raises."""
-    usual = benchmark_settings(recipe, output, checkpoints, workers)
+    usual = benchmark_settings(recipe, output, checkpoints, processes)
     if recipe.tuning is not None:
         rows = ways_tried(recipe, usual)
         summary = _summarize(_at_their_best(recipe, usual, rows), usual)
@@ -56,7 +57,7 @@ def measure(
 
 def is_measured(recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], policy: str) -> bool:
     """Whether all episodes of a policy are there."""
-    usual = benchmark_settings(recipe, output, checkpoints, 1)
+    usual = benchmark_settings(recipe, output, checkpoints, Processes())
     own = _of_policies(recipe, usual, [policy])
     if recipe.tuning is not None:
         tuning, ways = _tuning(recipe, own)
@@ -83,7 +84,7 @@ def told_name(policy: str) -> str:
 
 
 def benchmark_settings(
-    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], workers: int
+    recipe: Recipe, output: Path, checkpoints: Mapping[str, Path], processes: Processes
 ) -> BenchmarkSettings:
     """The benchmark of these checkpoints, decoded by their own settings."""
     own: dict[str, Any] = {"tasks": tuple(recipe.dataset["tasks"])}
@@ -97,7 +98,7 @@ def benchmark_settings(
         out=output / "benchmark",
         env=evaluation_type(recipe.environment),
         env_options=evaluation_options(recipe.environment),
-        workers=workers,
+        processes=processes,
         **own,
     )
 

@@ -28,6 +28,7 @@ from e0_bench.files import read_json, write_json
 from e0_bench.statistics import format_rate
 from e0_bench.training_run import local_training, train
 from e0_system.locks import own_directory
+from e0_system.workers import Processes
 
 HORIZON = 8  # steps of 50 ms; the tasks take 15 to 25
 
@@ -106,7 +107,7 @@ def _collect(settings: DemoSettings, state_only: bool) -> None:
             **environment, action_noise=settings.action_noise, hold_steps=settings.hold_steps
         ),
     )
-    collect_dataset(request, settings.output / "dataset", workers=settings.workers)
+    collect_dataset(request, settings.output / "dataset", processes=Processes(settings.workers))
 
 
 def _training(settings: DemoSettings, state_only: bool) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _evaluate(settings: DemoSettings, checkpoint: Path, state_only: bool) -> lis
     ]
     log = EpisodeLog(settings.output / "evaluation" / "episodes.jsonl")
     if any(job not in log.results for job in jobs):
-        with episode_pool(runner.environment, settings.workers) as pool:
+        with episode_pool(runner.environment, Processes(settings.workers)) as pool:
             lost = evaluate([Assignment(job, runner) for job in jobs], log, pool)
         if lost:
             raise EpisodeError(told_lost(lost))

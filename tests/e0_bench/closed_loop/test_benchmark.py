@@ -22,7 +22,7 @@ from e0_bench.closed_loop.parallel import (
 from e0_bench.closed_loop.record import BenchmarkMismatchError
 from e0_bench.closed_loop.settings import BenchmarkSettings, BenchmarkSettingsError
 from e0_system import locks
-from e0_system.processes import WorkerLostError
+from e0_system.workers import Processes, WorkerLostError
 from made_checkpoints import save_act, save_policy
 
 PUSH, PICK = "PushCube-v1", "PickCube-v1"
@@ -289,7 +289,7 @@ def test_policies_are_decoded_in_several_ways(
         labels=("e0",),
         tasks=(PUSH,),
         controls=(),
-        workers=1,
+        processes=Processes(1),
         decodings=ways,
     )
     run_benchmark(replace(several, decodings=ways[:2]))
@@ -311,7 +311,9 @@ def test_policies_are_decoded_in_several_ways(
 @pytest.mark.slow
 def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_path: Path) -> None:
     control = "episode_length=3 tell_camera_shift=true"
-    changed = replace(settings, out=tmp_path, tasks=(PUSH,), controls=(control,), workers=1)
+    changed = replace(
+        settings, out=tmp_path, tasks=(PUSH,), controls=(control,), processes=Processes(1)
+    )
     summary = run_benchmark(changed)
     steps = {(r.policy, r.control, r.seed): r.steps for r in episodes(tmp_path)}
     for policy in ("e0", "act"):
@@ -331,7 +333,6 @@ def test_a_control_may_change_the_environment(settings: BenchmarkSettings, tmp_p
         ),
         ({"episodes": 0}, "episodes must be at least 1, not 0"),
         ({"control_episodes": 0}, "control_episodes"),
-        ({"workers": 0}, "workers"),
         ({"episode_seconds": 0}, "episode_seconds"),
         ({"decodings": ("two",)}, "a decoding is NAME:SETTING=VALUE"),
         ({"decodings": ("two:steps=2",)}, "unknown steps; known: start, denoising_steps"),
