@@ -51,18 +51,10 @@ def bench(arguments: Arguments) -> None:
 
 def compare(arguments: Arguments) -> None:
     """Collect, train and measure several policies on equal terms, as a recipe says."""
-    from e0_bench.comparison.comparison import (
-        ComparisonSettings,
-        collect_demonstrations,
-        comparison_markdown,
-        run_comparison,
-    )
+    from e0_bench.comparison import command
+    from e0_bench.comparison.comparison import ComparisonSettings
 
-    settings = _parse(ComparisonSettings, arguments, compare)
-    if settings.demonstrations_only:
-        print(f"Demonstrations: {collect_demonstrations(settings)}")
-        return
-    print(f"\n{comparison_markdown(run_comparison(settings))}\nResults: {settings.directory}")
+    print(command.compare(_parse(ComparisonSettings, arguments, compare)))
 
 
 def demo(arguments: Arguments) -> None:

@@ -22,6 +22,7 @@ from e0_bench.statistics import (
     mean_interval,
     paired,
     reliability_bins,
+    stratified_difference,
     verdict,
     wilson_interval,
 )
@@ -332,3 +333,26 @@ def test_mean_interval_is_students() -> None:
     low, high = mean_interval([1.0, 2.0, 3.0]) or (0.0, 0.0)
     assert (low, high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
     assert mean_interval([1.0]) is None and mean_interval([1.0, 1.0]) is None
+
+
+def test_strata_count_the_same_whatever_their_episodes() -> None:
+    mean, low, high = stratified_difference([Pairs(10, 5, 0), Pairs(1000, 0, 0)])
+    assert mean == pytest.approx(0.25)
+    assert 0 < low < mean < high < 0.45
+    _, low, high = stratified_difference([Pairs(20, 0, 0)])
+    assert low == pytest.approx(-high) and high > 0.03, "twenty alike are not certain"
+    with pytest.raises(ValueError, match="at least one episode"):
+        stratified_difference([Pairs(0, 0, 0)])
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.3, 0.05), (0.02, 0.0)])
+def test_the_stratified_interval_covers_as_often_as_it_says(shares: tuple[float, float]) -> None:
+    rng = np.random.default_rng(0)
+    gained, lost = shares
+    covered = 0
+    for _ in range(2000):
+        counts = rng.multinomial([30, 100], [[gained, lost, 1 - gained - lost]] * 2)
+        strata = [Pairs(int(n.sum()), int(n[0]), int(n[1])) for n in counts]
+        _, low, high = stratified_difference(strata)
+        covered += low <= gained - lost <= high
+    assert covered / 2000 > 0.93

@@ -51,7 +51,7 @@ NOT_OF_LOOP = ("policy", "seeds")
 OF_THE_RUN = ("output_dir", "resume")  # where a training writes and goes on is not the recipe's
 AUGMENTATIONS = ("viewpoint_augmentation", "standard_augmentation")
 OF_THE_COMPARISON = (
-    *("checkpoints", "labels", "decodings", "out", "env", "env_options", "workers"),
+    *("checkpoints", "labels", "decodings", "out", "env", "env_options", "processes"),
 )
 
 
@@ -137,7 +137,7 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     try:
-        _require_keys("the recipe", data, REQUIRED + OPTIONAL, required=REQUIRED)
+        require_keys("the recipe", data, REQUIRED + OPTIONAL, required=REQUIRED)
         recipe = Recipe(**data)
         _check_sections(recipe)
         for label in recipe.policies:
@@ -160,12 +160,12 @@ def _check_sections(recipe: Recipe) -> None:
             f"[environment] has type {kind!r}; demonstrations can be collected in "
             f"{', '.join(known_simulators())}"
         )
-    _require_keys("[environment]", recipe.environment, known_options(recipe.environment))
+    require_keys("[environment]", recipe.environment, known_options(recipe.environment))
     of_dataset = (*OF_DATASET, *known_of_expert(recipe.environment))
-    _require_keys("[dataset]", recipe.dataset, of_dataset, required=OF_DATASET)
-    _require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)
+    require_keys("[dataset]", recipe.dataset, of_dataset, required=OF_DATASET)
+    require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)
     known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
-    _require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
+    require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
         _require_count("[training]", recipe.training, name)
     for name in OF_THE_RUN:
@@ -173,7 +173,7 @@ def _check_sections(recipe: Recipe) -> None:
             raise RecipeError(f"[training] must not set {name}: `e0 compare` does")
     _check_training_seeds(recipe.training)
     if recipe.pretraining is not None:
-        _require_keys("[pretraining]", recipe.pretraining, ("steps", "policy", "augmented"))
+        require_keys("[pretraining]", recipe.pretraining, ("steps", "policy", "augmented"))
         _require_count("[pretraining]", recipe.pretraining, "steps")
         if not isinstance(recipe.pretrains_augmented, bool):
             raise RecipeError("[pretraining] augmented must be true or false")
@@ -181,7 +181,7 @@ def _check_sections(recipe: Recipe) -> None:
     if recipe.told is not None:
         if kind != "maniskill":
             raise RecipeError(f"[told] is for maniskill: {kind} does not tell how cameras moved")
-        _require_keys("[told]", recipe.told, ("policies",), required=("policies",))
+        require_keys("[told]", recipe.told, ("policies",), required=("policies",))
         for label in recipe.told["policies"]:
             if label not in recipe.policies:
                 raise RecipeError(
@@ -203,7 +203,7 @@ def _check_tuning(recipe: Recipe) -> None:
         return
     if recipe.told is not None:
         raise RecipeError("[told] and [tuning] cannot be combined; leave one of them out")
-    _require_keys("[tuning]", recipe.tuning, EPISODE_KEYS, required=EPISODE_KEYS)
+    require_keys("[tuning]", recipe.tuning, EPISODE_KEYS, required=EPISODE_KEYS)
     for label, ways in recipe.decodings.items():
         if label not in recipe.policies:
             raise RecipeError(
@@ -230,7 +230,7 @@ def _check_policy(recipe: Recipe, where: str, settings: dict[str, Any]) -> None:
     from lerobot_policy_e0 import E0Config
 
     known = [field.name for field in fields(E0Config)]
-    _require_keys(f"{where} with [training.policy]", settings, known)
+    require_keys(f"{where} with [training.policy]", settings, known)
     try:
         E0Config(**settings)
     except (TypeError, ValueError) as error:
@@ -285,12 +285,14 @@ def _check_seeds(recipe: Recipe) -> None:
             )
 
 
-def _require_keys(
+def require_keys(
     where: str,
     given: Mapping[str, Any],
     known: Iterable[str],
     required: Iterable[str] = (),
 ) -> None:
+    """Raise RecipeError for keys of a section that are not known, and for required ones that it
+    lacks. where: the section's name in the message."""
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise RecipeError(f"{where} has unknown {', '.join(unknown)}; known: {', '.join(known)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from e0_bench.comparison.command import compare
 from e0_bench.comparison.comparison import (
     ComparisonMismatchError,
     ComparisonSettings,
@@ -113,6 +114,23 @@ def test_every_policy_is_trained_and_measured(
     table = (settings.directory / "comparison.md").read_text()
     assert table == comparison_markdown(results)
     assert f"| regression | {results['policies']['regression']['parameters']:,} |" in table
+
+
+def test_it_may_be_a_family_of_a_larger_table(
+    finished: tuple[ComparisonSettings, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings, results = finished
+    shutil.copytree(settings.directory, tmp_path / "out" / "ManiSkill", symlinks=True)
+    several = tmp_path / "all.toml"
+    several.write_text(
+        f'reference = "e0"\n[families.ManiSkill]\nrecipe = "{settings.recipe}"\n'
+        'environments = ["PushCube-v1"]\n[families.VLABench]\nenvironments = ["select_fruit"]\n'
+    )
+    told = compare(ComparisonSettings(several, tmp_path / "out"))
+    assert "Over 1 of 2 environments, e0 is" in told
+    table = json.loads((tmp_path / "out" / "families.json").read_text())
+    rates = {row["policy"]: row["rate"] for row in results["benchmark"]["rates"]}
+    assert table["means"]["regression"]["each"] == [rates["regression"]]
 
 
 @pytest.mark.slow
