@@ -122,6 +122,12 @@ def test_what_is_imported_brings_nothing_foreign_along(package: str) -> None:
     assert not imported & (FOREIGN[package] | FLOORS.keys() - {package} - FLOORS[package])
 
 
+def test_clients_in_other_environments_need_neither_torch_nor_lerobot() -> None:
+    """What a client imports: how it asks a server, and how it keeps its episodes."""
+    imported = imported_by(["e0_server.client", "e0_bench.closed_loop.episodes", "e0_system.locks"])
+    assert not imported & {"torch", "lerobot", "transformers", "gymnasium", "tyro", "matplotlib"}
+
+
 def test_importing_the_method_costs_little_beyond_torch() -> None:
     code = (
         "import time, torch\nstart = time.perf_counter()\nimport e0\n"
