@@ -1,0 +1,132 @@
+"""The command `e0-vlabench`: tasks and tracks of VLABench with a policy that `e0 serve` serves."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from e0_bench.closed_loop.episodes import EpisodeLogError
+from e0_server import TOKEN
+from e0_server.client import PolicyServerError
+from e0_system.files import DamagedFileError, write_text
+from e0_system.locks import DirectoryInUseError, own_directory
+from e0_vlabench.errors import EpisodeError, VLABenchClientError
+from e0_vlabench.installation import import_vlabench, require_assets, vlabench_root
+from e0_vlabench.policy import ServedPolicy
+from e0_vlabench.record import extended_record, results_table
+from e0_vlabench.tasks import asked_episodes, track_files
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for; the flags are described in `_parser`."""
+
+    server: str
+    tasks: list[str]
+    out: Path
+    episodes: int
+    seed: int
+    label: str | None
+
+
+def run(settings: Settings) -> list[str]:
+    """Run what is missing of the episodes; say what could not be set up.
+
+    Finished episodes are in `out/episodes.jsonl` and are not run again. Raises VLABenchClientError,
+    PolicyServerError, EpisodeLogError, DamagedFileError or DirectoryInUseError.
+    """
+    with closing(ServedPolicy(settings.server, token=os.environ.get(TOKEN) or None)) as policy:
+        return _run(settings, policy)
+
+
+def _run(settings: Settings, policy: ServedPolicy) -> list[str]:
+    root = vlabench_root()
+    require_assets(root)
+    envs, known = import_vlabench()
+    from e0_vlabench.episodes import run_episode  # it needs what VLABench needs
+
+    episodes = asked_episodes(
+        settings.tasks, track_files(root), known, settings.seed, settings.episodes
+    )
+    label = settings.label or str(policy.metadata["policy"])
+    failed = []
+    with own_directory(settings.out):
+        log = extended_record(
+            settings.out, label, settings.server, policy.metadata, episodes, settings.seed
+        )
+        done = {(job.policy, job.task, job.seed) for job in log.results}
+        for episode in (episode for some in episodes.values() for episode in some):
+            if (label, episode.name, episode.seed) in done:
+                continue
+            try:
+                result = run_episode(label, policy, episode, envs, root)
+            except EpisodeError as error:
+                failed.append(str(error))
+                print(f"not run: {error}", file=sys.stderr)
+                continue
+            log.append(result)
+            solved = "solved" if result.success else "not solved"
+            print(f"{episode.name}, episode {episode.seed}: {solved}, {result.steps} steps")
+            sys.stdout.flush()
+        if log.results:
+            text = results_table(log.results.values())
+            write_text(settings.out / "table.md", text)
+            print(text)
+    return failed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; exit with 1 for what cannot be run."""
+    settings = Settings(**vars(_parser().parse_args(arguments)))
+    try:
+        failed = run(settings)
+    except (
+        *(VLABenchClientError, PolicyServerError, EpisodeLogError),
+        *(DamagedFileError, DirectoryInUseError),
+    ) as error:
+        sys.exit(f"error: {error}")
+    if failed:
+        sys.exit(f"error: not run: {len(failed)} of the episodes; the same command tries again")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="e0-vlabench", description=__doc__)
+    parser.add_argument("server", help="ws://HOST:PORT of e0 serve CHECKPOINT --robot vlabench")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        required=True,
+        type=str,
+        metavar="TASK",
+        help="tasks, tracks, or tasks of a track, as in track_1_in_distribution/select_fruit",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory of the results")
+    parser.add_argument(
+        "--episodes", type=_positive, default=50, help="of each task; those of a track have 50"
+    )
+    parser.add_argument(
+        "--seed", type=_count, default=0, help="the first episode's; in a track its number"
+    )
+    parser.add_argument("--label", help="what the policy is called; its type if not given")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if (number := _count(text)) < 1:
+        raise argparse.ArgumentTypeError("expected at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    main()
