@@ -9,7 +9,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot_policy_e0 import E0Config, E0Policy
 from made_checkpoints import save
 
-HOME = np.array([0.0, 0.23, 0.43, 3.09, 0.02, 1.6])
+HOME = np.array([0.0, 0.23, 0.43, 3.1, 0.0, -1.6])
 """A pose of the end effector within reach of VLABench's Franka, near where episodes begin."""
 
 

@@ -25,7 +25,7 @@ from e0_vlabench.installation import listed_objects
 TABLE_HEIGHT = 0.78  # metres: where the episodes of the tracks put the things on it
 PLATE_RADIUS, PLATE_HEIGHT = 0.12, 0.02
 BOX_HALF, WALL = 0.12, 0.01
-FRUIT_RADIUS = 0.03
+CUBE_HALF = 0.02
 TRACK = "track_1_in_distribution"
 
 
@@ -70,7 +70,7 @@ def _write_objects(root: Path) -> None:
 
 def _shape_of_folder(folder: str) -> str:
     words = {"plates": "plate", "tray": "plate", "boxes": "box", "basket": "box"}
-    return next((shape for word, shape in words.items() if word in folder), "fruit")
+    return next((shape for word, shape in words.items() if word in folder), "cube")
 
 
 def _named_objects(root: Path) -> Iterator[tuple[str, str]]:
@@ -89,8 +89,8 @@ SHAPES = {
     "Plate": "plate",
     "FlatContainer": "plate",
     "CommonContainer": "box",
-    "Fruit": "fruit",
-    "Toy": "fruit",
+    "Fruit": "cube",
+    "Toy": "cube",
 }
 
 
@@ -99,9 +99,9 @@ def _write_object(path: Path, shape: str) -> None:
         _write(path, TABLE)
         return
     mesh, body = {
-        "plate": (_disc(PLATE_RADIUS, PLATE_HEIGHT), PLATE),
-        "box": (_disc(BOX_HALF, WALL), BOX),
-        "fruit": (_ball(FRUIT_RADIUS), FRUIT),
+        "plate": (_prism(PLATE_RADIUS, 0, PLATE_HEIGHT, 24), PLATE),
+        "box": (_prism(BOX_HALF, 0, WALL, 24), BOX),
+        "cube": (_prism(2**0.5 * CUBE_HALF, -CUBE_HALF, CUBE_HALF, 4), CUBE),
     }[shape]
     _write(path, body.format(mesh=f"{path.stem}.obj"))
     _write(path.with_suffix(".obj"), mesh)
@@ -114,29 +114,11 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def _ball(radius: float, rings: int = 8, sides: int = 12) -> str:
-    """A sphere as the convex hull of its points, which MuJoCo computes; OBJ."""
-    heights = np.linspace(-1, 1, rings)
-    turns = np.linspace(0, 2 * np.pi, sides, endpoint=False)
-    points = [
-        (np.sqrt(max(0.0, 1 - h * h)) * np.cos(t), np.sqrt(max(0.0, 1 - h * h)) * np.sin(t), h)
-        for h in heights
-        for t in turns
-    ]
-    faces = [
-        face
-        for ring in range(rings - 1)
-        for side in range(sides)
-        for face in _square(ring * sides + side, ring * sides + (side + 1) % sides, sides)
-    ]
-    return _obj(radius * np.array(points), faces)
-
-
-def _disc(radius: float, height: float, sides: int = 24) -> str:
-    """A flat cylinder that stands on its origin; OBJ."""
+def _prism(radius: float, bottom: float, top: float, sides: int) -> str:
+    """An upright prism around the z axis, as the text of an OBJ file; lengths in metres."""
     turns = np.linspace(0, 2 * np.pi, sides, endpoint=False)
     rim = np.stack([radius * np.cos(turns), radius * np.sin(turns)], axis=1)
-    points = [(x, y, z) for z in (0, height) for x, y in rim] + [(0, 0, 0), (0, 0, height)]
+    points = [(x, y, z) for z in (bottom, top) for x, y in rim] + [(0, 0, bottom), (0, 0, top)]
     faces = []
     for side in range(sides):
         following = (side + 1) % sides
@@ -194,10 +176,10 @@ BOX = f"""<mujoco>
   </worldbody>
 </mujoco>
 """
-FRUIT = """<mujoco>
+CUBE = """<mujoco>
   <asset><mesh name="thing" file="{mesh}"/></asset>
   <worldbody>
-    <geom type="mesh" mesh="thing" rgba=".9 .8 .2 1" mass=".05" friction="1 .1 .01"/>
+    <geom type="mesh" mesh="thing" rgba=".9 .8 .2 1" mass=".05" friction="2 .1 .01"/>
     <site group="4"/>
   </worldbody>
 </mujoco>

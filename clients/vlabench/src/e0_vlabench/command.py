@@ -10,12 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from e0_bench.closed_loop.episodes import EpisodeLogError
 from e0_server import TOKEN
-from e0_server.client import PolicyServerError
-from e0_system.files import DamagedFileError, write_text
-from e0_system.locks import DirectoryInUseError, own_directory
-from e0_vlabench.errors import EpisodeError, VLABenchClientError
+from e0_system.files import write_text
+from e0_system.locks import own_directory
+from e0_vlabench.errors import EpisodeError
 from e0_vlabench.installation import import_vlabench, require_assets, vlabench_root
 from e0_vlabench.policy import ServedPolicy
 from e0_vlabench.record import extended_record, results_table
@@ -85,13 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = Settings(**vars(_parser().parse_args(arguments)))
     try:
         failed = run(settings)
-    except (
-        *(VLABenchClientError, PolicyServerError, EpisodeLogError),
-        *(DamagedFileError, DirectoryInUseError),
-    ) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, RuntimeError, OSError) as error:  # ours, by name, are of these
+        sys.exit(f"e0-vlabench: {error}")
     if failed:
-        sys.exit(f"error: not run: {len(failed)} of the episodes; the same command tries again")
+        sys.exit(f"e0-vlabench: not run: {len(failed)} episodes; the same command tries again")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -92,6 +92,8 @@ def opened(envs: Any, episode: Episode) -> Iterator[Simulation]:
             f"{episode.name}, episode {episode.seed}, needs {error.filename or error}, which is "
             f"absent; download the assets with {DOWNLOAD}"
         ) from error
+    except RecursionError as error:  # it resets what is solved, in every step that follows a reset
+        raise _solved_already(episode) from error
     except Exception as error:  # whatever its tasks raise
         raise EpisodeError(
             f"VLABench cannot set up {episode.name}, episode {episode.seed}: "
@@ -99,13 +101,17 @@ def opened(envs: Any, episode: Episode) -> Iterator[Simulation]:
         ) from error
     try:
         if env.task.should_terminate_episode(env.physics):
-            raise EpisodeError(
-                f"{episode.name}, episode {episode.seed}, is solved before it begins, so it would "
-                "tell nothing of a policy"
-            )
+            raise _solved_already(episode)
         yield Simulation(env)
     finally:
         env.close()
+
+
+def _solved_already(episode: Episode) -> EpisodeError:
+    return EpisodeError(
+        f"{episode.name}, episode {episode.seed}, is solved before it begins, so it would tell "
+        "nothing of a policy"
+    )
 
 
 def step_limit(root: Path, episode: Episode) -> int:
