@@ -24,6 +24,7 @@ from e0_vlabench.command import main
 from e0_vlabench.errors import AssetsError, EpisodeError
 from e0_vlabench.installation import import_vlabench, require_assets, vlabench_root
 from e0_vlabench.policy import FRONT, WRIST, ServedPolicy
+from e0_vlabench.poses import Pose
 from e0_vlabench.tasks import Episode, asked_episodes, track_files
 from running_server import serving
 
@@ -141,6 +142,31 @@ def test_a_thing_that_is_absent_is_named_and_a_task_that_cannot_be_set_up(
     setup["task"]["conditions"] = {"juggled": {}}
     with pytest.raises(EpisodeError, match=r"cannot set up .*select_fruit, episode 0: KeyError"):
         scene(vlabench, Episode(NAME, "select_fruit", 0, setup))
+
+
+def test_a_simulation_that_diverges_under_the_policys_actions_is_a_failure(
+    vlabench: SimpleNamespace, episode: Episode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dm_control.rl.control import PhysicsError
+
+    from e0_vlabench.episodes import run_episode
+    from e0_vlabench.simulation import Simulation
+
+    moved, move = [], Simulation.move
+
+    def diverging(simulation: Simulation, pose: Pose) -> tuple[bool, bool]:
+        moved.append(pose)
+        if len(moved) == 3:
+            raise PhysicsError("mjWARN_BADQACC")
+        return move(simulation, pose)
+
+    monkeypatch.setattr(Simulation, "move", diverging)
+    with serving(picking(scene(vlabench, episode))) as (url, _):
+        policy = ServedPolicy(url)
+        result = run_episode(policy, vlabench.envs, vlabench.root, "picking", episode)
+        policy.close()
+    assert (result.success, result.steps, result.progress_score) == (False, 3, 0)
+    assert (result.task, result.policy, result.chunks) == (NAME, "picking", 1)
 
 
 def evaluator(vlabench: SimpleNamespace) -> Any:

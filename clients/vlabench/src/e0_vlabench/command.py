@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeLog, EpisodeResult
 from e0_server import TOKEN
 from e0_system.files import write_text
 from e0_system.locks import own_directory
@@ -17,7 +20,7 @@ from e0_vlabench.errors import EpisodeError
 from e0_vlabench.installation import import_vlabench, require_assets, vlabench_root
 from e0_vlabench.policy import ServedPolicy
 from e0_vlabench.record import extended_record, results_table
-from e0_vlabench.tasks import asked_episodes, track_files
+from e0_vlabench.tasks import Episode, asked_episodes, track_files
 
 
 @dataclass(frozen=True)
@@ -33,49 +36,66 @@ class Settings:
 
 
 def run(settings: Settings) -> list[str]:
-    """Run what is missing of the episodes; say what could not be set up.
+    """Run what is missing of the episodes; return why some could not be set up.
 
-    Finished episodes are in `out/episodes.jsonl` and are not run again. Raises VLABenchClientError,
-    PolicyServerError, EpisodeLogError, DamagedFileError or DirectoryInUseError.
+    Finished episodes are in `out/episodes.jsonl` and are not run again; all of them are in
+    `out/table.md`. Raises VLABenchClientError, PolicyServerError, EpisodeLogError, DamagedFileError
+    or DirectoryInUseError.
     """
     with closing(ServedPolicy(settings.server, token=os.environ.get(TOKEN) or None)) as policy:
-        return _run(settings, policy)
+        root = vlabench_root()
+        require_assets(root)
+        envs, known = import_vlabench()
+        from e0_vlabench.episodes import run_episode  # it needs what VLABench needs
 
-
-def _run(settings: Settings, policy: ServedPolicy) -> list[str]:
-    root = vlabench_root()
-    require_assets(root)
-    envs, known = import_vlabench()
-    from e0_vlabench.episodes import run_episode  # it needs what VLABench needs
-
-    episodes = asked_episodes(
-        settings.tasks, track_files(root), known, settings.seed, settings.episodes
-    )
-    label = settings.label or str(policy.metadata["policy"])
-    failed = []
-    with own_directory(settings.out):
-        log = extended_record(
-            settings.out, label, settings.server, policy.metadata, episodes, settings.seed
+        label = settings.label or str(policy.metadata["policy"])
+        episodes = asked_episodes(
+            settings.tasks, track_files(root), known, settings.seed, settings.episodes
         )
-        done = {(job.policy, job.task, job.seed) for job in log.results}
-        for episode in (episode for some in episodes.values() for episode in some):
-            if (label, episode.name, episode.seed) in done:
-                continue
-            try:
-                result = run_episode(label, policy, episode, envs, root)
-            except EpisodeError as error:
-                failed.append(str(error))
-                print(f"not run: {error}", file=sys.stderr)
-                continue
-            log.append(result)
-            solved = "solved" if result.success else "not solved"
-            print(f"{episode.name}, episode {episode.seed}: {solved}, {result.steps} steps")
-            sys.stdout.flush()
-        if log.results:
-            text = results_table(log.results.values())
-            write_text(settings.out / "table.md", text)
-            print(text)
+        _tell_of_short_tracks(episodes, settings.episodes)
+        with own_directory(settings.out):
+            log = extended_record(
+                settings.out, label, settings.server, policy.metadata, episodes, settings.seed
+            )
+            every = [episode for some in episodes.values() for episode in some]
+            failed = _run_missing(log, label, every, partial(run_episode, policy, envs, root))
+            if log.results:
+                text = results_table(log.results.values())
+                write_text(settings.out / "table.md", text)
+                print(text)
     return failed
+
+
+def _run_missing(
+    log: EpisodeLog,
+    label: str,
+    episodes: Sequence[Episode],
+    run_one: Callable[[str, Episode], EpisodeResult],
+) -> list[str]:
+    """Run the episodes that the log lacks; return why some could not be set up."""
+    failed = []
+    for episode in episodes:
+        if EpisodeJob(label, episode.name, episode.seed) in log.results:
+            continue
+        try:
+            result = run_one(label, episode)
+        except EpisodeError as error:
+            failed.append(str(error))
+            print(f"not run: {error}", file=sys.stderr)
+            continue
+        log.append(result)
+        solved = "solved" if result.success else "not solved"
+        told = f"{episode.name}, episode {episode.seed}: {solved}, {result.steps} steps"
+        print(told, flush=True)
+    return failed
+
+
+def _tell_of_short_tracks(episodes: Mapping[str, Sequence[Episode]], asked: int) -> None:
+    """Say which tasks have fewer episodes in their track than were asked for."""
+    counts = Counter(episode.name for some in episodes.values() for episode in some)
+    for name, count in counts.items():
+        if count < asked:
+            print(f"{name}: {count} episodes, as many as its track has", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,12 +17,12 @@ from e0_vlabench.tasks import Episode
 
 
 def run_episode(
-    label: str, policy: ServedPolicy, episode: Episode, envs: Any, root: Path
+    policy: ServedPolicy, envs: Any, root: Path, label: str, episode: Episode
 ) -> EpisodeResult:
     """Run an episode to its end: solved, out of steps, or the simulation diverged under the
     policy's actions, which is a failure.
 
-    label: what the policy is called in the log. envs, root: VLABench's module and directory.
+    envs, root: VLABench's module and directory. label: what the policy is called in the log.
     Raises EpisodeError if it cannot be set up, and what `ServedPolicy.act` raises.
     """
     solved, steps, out_of_reach = False, 0, 0
