@@ -34,8 +34,9 @@ class ScoreKeeper:
     """
 
     def __init__(self, task: Any) -> None:
-        self._task = task
-        self._targets = _targets(task)
+        self._robot = task.robot
+        self._conditions = getattr(task, "conditions", None)
+        self._targets = _targets(task, self._conditions)
         self._near = np.zeros(len(self._targets), bool)
         self._touched = np.zeros(len(self._targets), bool)
         self._met: float | None = None
@@ -43,14 +44,13 @@ class ScoreKeeper:
 
     def update(self, physics: Any) -> None:
         """Take in how things are after a step."""
-        robot = self._task.robot
-        hand = np.array(robot.get_end_effector_pos(physics))
+        hand = np.array(self._robot.get_end_effector_pos(physics))
         for index, thing in enumerate(self._targets):
             self._near[index] |= np.linalg.norm(hand - thing.get_xpos(physics)) < NEAR
             if hasattr(thing, "is_grasped"):
-                self._touched[index] |= thing.is_grasped(physics, robot)
-        if self._task.conditions is not None:
-            self._met = met_share(self._task.conditions, physics)
+                self._touched[index] |= thing.is_grasped(physics, self._robot)
+        if self._conditions is not None:
+            self._met = met_share(self._conditions, physics)
             self._released = self._by_the_code(physics)
 
     @property
@@ -79,7 +79,7 @@ class ScoreKeeper:
         return self._released
 
     def _by_the_code(self, physics: Any) -> float | None:
-        conditions = getattr(self._task.conditions, "conditions", None)
+        conditions = getattr(self._conditions, "conditions", None)
         if conditions is None or not self._targets:
             return None
         met = [bool(condition.is_met(physics)) for condition in conditions]
@@ -103,11 +103,11 @@ def met_share(condition: Any, physics: Any) -> float:
     return float(condition.is_met(physics))
 
 
-def _targets(task: Any) -> list[Any]:
+def _targets(task: Any, conditions: Any) -> list[Any]:
     """The things to be chosen. Episodes of the tracks name the button in their conditions alone;
     the settings of the task are then still those that were drawn at random."""
-    conditions = getattr(task.conditions, "conditions", [])
-    buttons = [condition.button for condition in conditions if hasattr(condition, "button")]
+    parts = getattr(conditions, "conditions", [])
+    buttons = [condition.button for condition in parts if hasattr(condition, "button")]
     if buttons:
         return buttons
     names = _names(getattr(task, "target_entity", None))
