@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
+CLIENTS = SOURCE.parent / "clients"
 # Each package with those of ours that it may import: those of the floors below.
 SIMULATORS = {"e0_experts", "e0_libero", "e0_maniskill", "e0_system"}
 FLOORS = {
@@ -122,6 +123,16 @@ def test_what_is_imported_brings_nothing_foreign_along(package: str) -> None:
     assert not imported & (FOREIGN[package] | FLOORS.keys() - {package} - FLOORS[package])
 
 
+def test_clients_in_other_environments_need_neither_torch_nor_lerobot() -> None:
+    """What clients import of ours: how they ask a server, and how they keep their episodes."""
+    modules = {name for package in FLOORS for name in modules_of(package)}
+    used = {name for file in CLIENTS.glob("*/src/*/*.py") for name in imports_of(file)} & modules
+    assert {"e0_server.client", "e0_bench.closed_loop.episodes"} <= used
+    imported = imported_by(sorted(used))
+    assert not imported & {"torch", "lerobot", "transformers", "gymnasium", "tyro", "matplotlib"}
+    assert imported & FLOORS.keys() == {"e0_server", "e0_bench", "e0_system"}
+
+
 def test_importing_the_method_costs_little_beyond_torch() -> None:
     code = (
         "import time, torch\nstart = time.perf_counter()\nimport e0\n"
@@ -142,6 +153,7 @@ def test_the_command_tells_what_it_can_do_at_once() -> None:
 
 
 def test_no_source_file_is_long() -> None:
-    lengths = {file: len(file.read_text().splitlines()) for file in SOURCE.rglob("*.py")}
+    files = [file for folder in (SOURCE, CLIENTS) for file in folder.rglob("*.py")]
+    lengths = {file: len(file.read_text().splitlines()) for file in files}
     assert len(lengths) > 20
     assert {str(f): n for f, n in lengths.items() if n > MAXIMUM_LINES} == {}

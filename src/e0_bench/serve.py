@@ -24,7 +24,9 @@ class ServeCommand:
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    robot: Literal["native", "libero", "droid", "aloha", "franka", "maniskill"] = "native"
+    robot: Literal["native", "libero", "droid", "aloha", "franka", "vlabench", "maniskill"] = (
+        "native"
+    )
     rename: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000

@@ -7,3 +7,6 @@ It knows neither PyTorch nor LeRobot: what is served is anything that answers ob
 
 TOKEN = "E0_SERVER_TOKEN"
 """The environment variable in which servers and clients of ours find the token."""
+
+PROTOCOL = 1
+"""The version of what servers and clients of ours tell each other; metadata holds it."""

@@ -1,8 +1,10 @@
 """What robots' clients send and take, as tables: names, sizes, order, conventions.
 
 The names on the wire are openpi's (examples of openpi 15a9616a; `franka` is that of E0's authors,
-Doo-mon/e0 9e32518d). Nested maps count as one name, joined by "/". A table says which of a
-checkpoint's LeRobot features each key becomes; the first name that the checkpoint has counts.
+Doo-mon/e0 9e32518d, `vlabench` that of OpenMOSS/VLABench 47b04bf5 and of the data that its
+`scripts/convert_to_lerobot.py` writes). Nested maps count as one name, joined by "/". A table says
+which of a checkpoint's LeRobot features each key becomes; the first name that the checkpoint has
+counts.
 """
 
 from __future__ import annotations
@@ -148,6 +150,22 @@ FORMATS: Mapping[str, WireFormat] = {
             "pictures": _PICTURES,
             "observation/state": "7 joints (rad), gripper width (m)",
             "actions": "absolute joints (7, rad), gripper, as in the training data",
+        },
+    ),
+    "vlabench": WireFormat(
+        pictures=(
+            Picture("observation/image", _images("image", "front")),
+            Picture("observation/wrist_image", _images("wrist_image", "wrist")),
+        ),
+        vectors=(Vector(STATE, (("observation/state", 7),)),),
+        action_size=7,
+        rate=10.0,
+        conventions={
+            "pictures": _PICTURES + "; upright, as rendered",
+            "observation/state": "end effector from the base along the world's axes (3, m), "
+            "Euler angles xyz about them (3, rad), gripper 0 open, 1 closed",
+            "actions": "the end effector's next pose, absolute, as in the state; gripper 1 open, "
+            "0 closed",
         },
     ),
     "maniskill": WireFormat(

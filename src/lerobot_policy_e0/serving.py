@@ -18,6 +18,7 @@ from lerobot.policies.utils import prepare_observation_for_inference
 from torch import Tensor
 
 from e0.prefix import Prefix
+from e0_server import PROTOCOL
 from e0_server.observations import Reader
 from e0_server.robots import FORMATS, Feature, layout_of
 from e0_server.served import ObservationError
@@ -26,7 +27,6 @@ from lerobot_policy_e0.loading import file_hashes, load_policy, on_this_disk, re
 SEED, PREFIX, DELAY = "e0/seed", "e0/prefix", "e0/delay"
 OWN = (SEED, PREFIX, DELAY)
 PROMPTS = ("prompt", "task")
-PROTOCOL = 1
 
 
 class ServingError(ValueError):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from e0_bench.closed_loop.delays import is_option
+from e0_bench.closed_loop.delay_options import is_option
 from e0_system.files import append_line, beside, write_bytes
 
 INPUT_CONTROLS = ("blackout", "instruction")
@@ -66,7 +66,9 @@ class EpisodeResult:
     policy's decoding looks at it (see `e0.ambiguity`). For tasks that can be done in several ways,
     way: the last one that was being gone, None if there was none; changes_of_mind: how often it
     changed; between: whether the tool was ever where it is on none of them. smoothness: of what was
-    executed from chunks that came late, see `delays.LateChunks`.
+    executed from chunks that came late, see `delays.LateChunks`. The scores are VLABench's, in
+    [0, 1] (`clients/vlabench`): intention_score, whether the gripper went to the right things;
+    progress_score, how far the task got by the paper; released_progress_score, by its code.
     """
 
     policy: str
@@ -87,6 +89,9 @@ class EpisodeResult:
     changes_of_mind: int | None = None
     between: bool | None = None
     smoothness: dict[str, float] | None = None
+    intention_score: float | None = None
+    progress_score: float | None = None
+    released_progress_score: float | None = None
 
     @property
     def job(self) -> EpisodeJob:
@@ -134,6 +139,9 @@ _OPTIONAL_FIELDS: dict[str, type] = {
     "changes_of_mind": int,
     "between": bool,
     "smoothness": dict,
+    "intention_score": float,
+    "progress_score": float,
+    "released_progress_score": float,
 }
 
 

@@ -39,6 +39,7 @@ def test_cut_line_is_replaced_by_the_next_result(tmp_path: Path) -> None:
         RESULT.to_json().replace("true", "1"),
         RESULT.to_json().replace('"control"', '"blackout"'),
         RESULT.to_json().replace("}", ', "way": "left"}'),
+        RESULT.to_json().replace("}", ', "progress_score": true}'),
         RESULT.to_json(),  # once more
     ],
 )
