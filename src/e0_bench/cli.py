@@ -57,6 +57,13 @@ def compare(arguments: Arguments) -> None:
     print(command.compare(_parse(ComparisonSettings, arguments, compare)))
 
 
+def report(arguments: Arguments) -> None:
+    """Write a page of what was measured, with clips: of `e0 compare` or `e0 bench`."""
+    from e0_bench.report.command import ReportCommand, run_report
+
+    print(f"Report: {run_report(_parse(ReportCommand, arguments, report))}")
+
+
 def demo(arguments: Arguments) -> None:
     """Collect, train and evaluate a policy on two tasks, and write a report."""
     from e0_bench.demo.demo import run_demo
@@ -102,7 +109,7 @@ def remote(arguments: Arguments) -> None:
 
 SUBCOMMANDS = {
     run.__name__.replace("_", "-"): run
-    for run in (collect, doctor, train, bench, compare, serve, remote, demo, import_weights)
+    for run in (collect, doctor, train, bench, compare, report, serve, remote, demo, import_weights)
 }
 
 

@@ -345,7 +345,8 @@ def _told(assignment: Assignment, right: str) -> str | None:
 def clip_path(directory: Path, job: EpisodeJob) -> Path:
     """Where the clip of an episode is kept."""
     control = "" if job.control == "none" else f"-{job.control}"
-    return directory / (file_name(f"{job.task}-{job.seed}{control}", "the clip") + ".webp")
+    task = job.task.replace("/", "-")  # libero_10/3
+    return directory / (file_name(f"{task}-{job.seed}{control}", "the clip") + ".webp")
 
 
 def _save_clip(frames: list[np.ndarray], path: Path) -> None:

@@ -191,7 +191,10 @@ def lead_in_words(data: Mapping[str, Any]) -> str:
     if "lead" not in data:
         return f"**Nothing to compare yet**: {count} are measured for all policies."
     lead = data["lead"]
-    points, ahead = 100 * abs(lead["mean"]), "ahead of" if lead["mean"] >= 0 else "behind"
+    points = f"{100 * abs(lead['mean']):.1f} points"
+    place = "level with"
+    if lead["mean"] != 0:
+        place = f"{points} {'ahead of' if lead['mean'] > 0 else 'behind'}"
     interval = interval_cell(lead, "95 % interval {:+.0f} to {:+.0f}")
     sure = lead["low"] is not None and not lead["low"] <= 0 <= lead["high"]
     doubt = "" if sure else "; not distinguishable"
@@ -202,6 +205,6 @@ def lead_in_words(data: Mapping[str, Any]) -> str:
     )
     first, other = lead["reference"], lead["strongest"]
     return (
-        f"**Over {count}, {first} is {points:.1f} points {ahead} {other}**, the strongest other "
+        f"**Over {count}, {first} is {place} {other}**, the strongest other "
         f"policy ({interval}, {kind}{doubt})."
     )

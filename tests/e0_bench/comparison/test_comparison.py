@@ -23,6 +23,7 @@ from e0_bench.comparison.measuring import (
     ways_tried,
 )
 from e0_bench.comparison.recipe import RecipeError, read_recipe
+from e0_bench.report.command import ReportCommand, run_report
 from e0_bench.training_run import trained_checkpoint
 
 RECIPE = """
@@ -131,6 +132,10 @@ def test_it_may_be_a_family_of_a_larger_table(
     table = json.loads((tmp_path / "out" / "families.json").read_text())
     rates = {row["policy"]: row["rate"] for row in results["benchmark"]["rates"]}
     assert table["means"]["regression"]["each"] == [rates["regression"]]
+    page = run_report(ReportCommand(tmp_path / "out")).read_text()
+    for text in ("PushCube-v1", "select_fruit", "Over 1 of 2 environments", "no pictures"):
+        assert text in page
+    assert page.count("Loss of") == 2 and "training.batch_size" in page
 
 
 @pytest.mark.slow

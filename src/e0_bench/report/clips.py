@@ -1,0 +1,110 @@
+"""Clips of a page: of every policy and task a success and a failure, run once more to be seen.
+
+An episode is the same each time, so what is seen is what was counted; where it is not, as on
+another machine, the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from e0_bench.closed_loop.decodings import make_decoding
+from e0_bench.closed_loop.environments import EnvironmentSettings
+from e0_bench.closed_loop.episodes import EpisodeLog, EpisodeResult
+from e0_bench.closed_loop.parallel import EpisodeError, episode_pool, evaluate, told_lost
+from e0_bench.closed_loop.runner import Assignment, RunnerSettings, clip_path
+from e0_bench.report.reading import Part, ReportError
+from e0_system.files import file_name
+from e0_system.workers import Processes
+
+FOLDER = "clips"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """file: relative to the page. success: as it was counted. same: whether the recorded episode
+    ended as the counted one."""
+
+    policy: str
+    task: str
+    seed: int
+    success: bool
+    steps: int
+    file: str
+    same: bool
+
+
+def record_clips(part: Part, folder: Path, number: int, processes: Processes) -> list[Clip]:
+    """Record what is missing of `number` successes and failures of each policy in each task, of its
+    first training, below the page's folder.
+
+    Empty where policies see no pictures. Raises ReportError if a checkpoint is not there any more,
+    EpisodeError if an episode cannot be run.
+    """
+    options = part.record["environment"]["options"]
+    if number == 0 or options.get("state_only"):
+        return []
+    given = tuple(f"{name}={_yaml(value)}" for name, value in options.items())
+    environment = EnvironmentSettings(part.record["environment"]["type"], given)
+    own = folder / FOLDER / part.name
+    chosen = {
+        policy: list(_chosen(part.usual_episodes(labels[0]), part.tasks, number))
+        for policy, labels in part.trainings.items()
+    }
+    assignments = [
+        Assignment(episode.job, _runner(part, episode, environment, own / policy))
+        for policy, episodes in chosen.items()
+        for episode in episodes
+    ]
+    log = EpisodeLog(own / "episodes.jsonl")
+    if any(assignment.job not in log.results for assignment in assignments):
+        with episode_pool(environment, processes) as pool:
+            lost = evaluate(assignments, log, pool, description=f"Clips of {part.name}")
+        if lost:
+            raise EpisodeError(told_lost(lost))
+    return [
+        Clip(
+            policy,
+            *(episode.task, episode.seed, episode.success, episode.steps),
+            str(clip_path(own / policy, episode.job).relative_to(folder)),
+            log.results[episode.job].success == episode.success,
+        )
+        for policy, episodes in chosen.items()
+        for episode in episodes
+    ]
+
+
+def _chosen(
+    episodes: Sequence[EpisodeResult], tasks: Sequence[str], number: int
+) -> Iterator[EpisodeResult]:
+    """The first successes and failures of each task."""
+    for task in tasks:
+        for success in (True, False):
+            own = [e for e in episodes if e.task == task and e.success is success]
+            yield from own[:number]
+
+
+def _runner(
+    part: Part, episode: EpisodeResult, environment: EnvironmentSettings, clips: Path
+) -> RunnerSettings:
+    row = part.record["policies"][episode.policy]
+    checkpoint = Path(row["checkpoint"])
+    if not checkpoint.exists():
+        raise ReportError(
+            f"{part.directory} was measured with {checkpoint}, which is not there any more: put it "
+            "back, or leave the clips out with --clips 0"
+        )
+    file_name(clips.name, "the policy's label")
+    settings = RunnerSettings(checkpoint, environment, None, clips)
+    if "decoding" not in row:
+        return settings
+    name = episode.policy.removeprefix(f"{row['name']}-")
+    return replace(settings, decoding=make_decoding(name, row["decoding"]))
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
