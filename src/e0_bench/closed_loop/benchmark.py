@@ -152,9 +152,15 @@ def write_results(out: Path, summary: dict[str, Any]) -> None:
 def asked_episodes(
     settings: BenchmarkSettings, labels: Sequence[str], tasks: Mapping[str, Sequence[str]]
 ) -> list[EpisodeJob] | None:
-    """All episodes asked for, or None while `tasks` does not tell what a task stands for."""
+    """All episodes asked for, or None while `tasks` does not tell what a task stands for. Raises
+    BenchmarkSettingsError if a suite and one of its tasks are both asked for."""
     if any(task not in tasks for task in settings.tasks):
         return None
+    names = [name for task in settings.tasks for name in tasks[task]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BenchmarkSettingsError(
+            f"--tasks names {', '.join(twice)} twice: a suite holds all of its tasks"
+        )
     few = min(settings.control_episodes, settings.episodes)
     return [
         EpisodeJob(label, name, settings.seed + number, control)

@@ -122,6 +122,13 @@ def test_killed_run_goes_on_and_may_be_extended(
     }
 
 
+def test_a_suite_and_one_of_its_tasks_are_not_counted_twice(settings: BenchmarkSettings) -> None:
+    tasks = {"libero_10": ["libero_10/0", "libero_10/1"], "libero_10/1": ["libero_10/1"]}
+    both = replace(settings, tasks=tuple(tasks))
+    with pytest.raises(BenchmarkSettingsError, match="names libero_10/1 twice: a suite holds"):
+        benchmark.asked_episodes(both, ["e0"], tasks)
+
+
 class LosingPool(ThreadPoolExecutor):
     """Loses an episode as a process that hangs does."""
 
