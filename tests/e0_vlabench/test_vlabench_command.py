@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_policy import Counting
+from test_vlabench_policy import Counting
 
 from e0_vlabench.command import main
 from e0_vlabench.errors import AssetsError, NotInstalledError
