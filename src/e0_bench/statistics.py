@@ -187,9 +187,10 @@ def stratified_difference(
     """Mean over strata of the first policy's success minus the second's, each stratum counting the
     same whatever its number of episodes, and the bounds of its interval.
 
-    Each stratum gets half an episode more of each kind, so that one in which all episodes went
-    alike is not taken for certain. Source: A. Agresti and Y. Min, "Simple improved confidence
-    intervals for comparing matched proportions", Statistics in Medicine 24 (2005).
+    For its variance each stratum gets half an episode more of each kind, so that one in which all
+    episodes went alike is not taken for certain; the middle stays the mean, or the little that this
+    shrinks each stratum by would add up over many. After A. Agresti and Y. Min, "Simple improved
+    confidence intervals for comparing matched proportions", Statistics in Medicine 24 (2005).
 
     Raises ValueError for no strata or an empty one, and for a confidence outside (0, 1).
     """
@@ -197,14 +198,13 @@ def stratified_difference(
         raise ValueError("every stratum needs at least one episode, and there must be one")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    middles, variances = [], []
+    variances = []
     for pairs in strata:
         n, gained, lost = pairs.n + 2, pairs.only_first + 0.5, pairs.only_second + 0.5
-        middles.append((gained - lost) / n)
         variances.append(((gained + lost) - (gained - lost) ** 2 / n) / n**2)
     mean = fmean((pairs.only_first - pairs.only_second) / pairs.n for pairs in strata)
     margin = NormalDist().inv_cdf((1 + confidence) / 2) * sqrt(sum(variances)) / len(strata)
-    return mean, fmean(middles) - margin, fmean(middles) + margin
+    return mean, max(-1.0, mean - margin), min(1.0, mean + margin)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

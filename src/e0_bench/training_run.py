@@ -127,8 +127,12 @@ def train_together(
 ) -> dict[Path, Path]:
     """Do what is missing of several trainings, as many at the same time as there are workers; the
     checkpoints by the directories that they are done in, which all machines of a cluster must
-    share. Raises what `train` raises, once the others have ended, and ClusterError.
+    share. Raises what `train` raises, once the others have ended; in a cluster ClusterError, and
+    WorkerLostError if two processes that trained the same died.
     """
+    finished = {run: trained_checkpoint(run, int(own["steps"])) for run, own in runs.items()}
+    if all(finished.values()):
+        return {run: checkpoint for run, checkpoint in finished.items() if checkpoint}
     at_once = min(processes.workers, len(runs))
     with ThreadPoolExecutor(at_once) as threads, _trainers(processes, at_once) as trained:
         futures = {

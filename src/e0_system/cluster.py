@@ -89,7 +89,8 @@ class ClusterProcess(Executor):
 
         options = {f"num_{name.lower()}s": each for name, each in share.items()}
         options |= {"scheduling_strategy": "SPREAD"}
-        self._actor: Any = ray.remote(_Actor).options(**options).remote(initializer, initargs)
+        new = ray.remote(_Actor).options(**options).remote
+        self._actor: Any = new(os.getcwd(), initializer, initargs)
         self._actor.call.remote(abs, (0,), {}).future().add_done_callback(lambda _: ready(self))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -100,6 +101,10 @@ class ClusterProcess(Executor):
         return answer
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the process."""
+        self.kill()
+
+    def kill(self) -> None:
         """End the process at once, whatever it is at."""
         import ray
 
@@ -107,9 +112,21 @@ class ClusterProcess(Executor):
 
 
 class _Actor:
-    """On a machine of the cluster."""
+    """On a machine of the cluster, in the directory that the calls were made in: their paths may be
+    relative."""
 
-    def __init__(self, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        initializer: Callable[..., None] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        if not os.path.isdir(directory):
+            raise FileNotFoundError(
+                f"{directory} is not on {socket.gethostname()}: the machines of a cluster must "
+                "share the directory that the command is given in"
+            )
+        os.chdir(directory)
         if initializer is not None:
             initializer(*initargs)
 
@@ -127,6 +144,7 @@ def _pass_on(told: Future[Any], answer: Future[Any]) -> None:
     elif isinstance(error, RayActorError):
         answer.set_exception(BrokenProcessPool(str(error)))
     elif isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        error.cause.__cause__ = RuntimeError(str(error))  # with the traceback from there
         answer.set_exception(error.cause)
     else:
         answer.set_exception(error)

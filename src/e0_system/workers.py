@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import (
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from queue import LifoQueue
 from typing import Any
+
+from e0_system.cluster import ClusterProcess, connect
 
 TRIES = 2
 
@@ -73,6 +76,7 @@ class WorkerPool(Executor):
         self._threads = ThreadPoolExecutor(processes.workers)
         self._idle: LifoQueue[Executor | None] = LifoQueue()
         self._processes: set[Executor] = set()
+        self._ended = threading.Event()
         for _ in range(processes.workers):
             self._processes.add(self._new(self._idle.put))
 
@@ -84,37 +88,51 @@ class WorkerPool(Executor):
         """End the processes, once the calls that they are at have ended; those of a cluster at
         once where futures are cancelled."""
         if cancel_futures:
+            self._ended.set()
+            self._threads.shutdown(wait=False, cancel_futures=True)
             for process in tuple(self._processes):
-                process.shutdown(wait=False, cancel_futures=True)
                 self._idle.put(None)  # for a call that waits for a process
-        self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
+                if isinstance(process, ClusterProcess):
+                    process.kill()
+        self._threads.shutdown(wait=wait)
         for process in self._processes:
             process.shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def _call(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        for _ in range(TRIES):
+        for attempt in range(1, TRIES + 1):
             process = self._idle.get()
             if process is None:
                 raise CancelledError
-            began, lost = time.monotonic(), False
+            began = time.monotonic()
             try:
-                return process.submit(_limited, self._time_limit, fn, args, kwargs).result()
-            except BrokenProcessPool:
-                lost = True
-            finally:
-                if lost:
-                    # To its end: its manager, in Python 3.12, hangs if it drops the last reference.
-                    process.shutdown()
-                    self._processes.discard(process)
-                    self._processes.add(self._new(self._idle.put))
-                else:
-                    self._idle.put(process)
-            hung = self._time_limit is not None and time.monotonic() - began >= self._time_limit
-        raise WorkerLostError(
-            f"a worker process was still at it after {self._time_limit:g} s, {TRIES} times over"
-            if hung
-            else f"a worker process died, {TRIES} times over, perhaps for want of memory"
-        )
+                result = process.submit(_limited, self._time_limit, fn, args, kwargs).result()
+            except BrokenProcessPool as loss:
+                self._replace(process)
+                if attempt == TRIES:
+                    raise WorkerLostError(self._told(process, began, loss)) from loss
+            except BaseException:
+                self._idle.put(process)
+                raise
+            else:
+                self._idle.put(process)
+                return result
+
+    def _told(self, process: Executor, began: float, loss: BrokenProcessPool) -> str:
+        if self._time_limit is not None and time.monotonic() - began >= self._time_limit:
+            limit = f"{self._time_limit:g} s"
+            return f"a worker process was still at it after {limit}, {TRIES} times over"
+        # In a cluster the loss says on which machine, or what that machine lacks.
+        why = f": {loss}" if isinstance(process, ClusterProcess) else ""
+        return f"a worker process died, {TRIES} times over, perhaps for want of memory{why}"
+
+    def _replace(self, lost: Executor) -> None:
+        """A new process in place of a lost one, unless all are being ended."""
+        # To its end: its manager, in Python 3.12, hangs if it drops the last reference.
+        lost.shutdown()
+        self._processes.discard(lost)
+        if self._ended.is_set():
+            raise CancelledError
+        self._processes.add(self._new(self._idle.put))
 
 
 Maker = Callable[[Callable[[Executor], None]], Executor]
@@ -125,8 +143,6 @@ def _maker(
     processes: Processes, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]
 ) -> Maker:
     if processes.cluster is not None:
-        from e0_system.cluster import ClusterProcess, connect
-
         share = {"CPU": float(processes.worker_cpus), "GPU": processes.worker_gpus}
         connect(processes.cluster, processes.workers, share)
         return lambda ready: ClusterProcess(share, initializer, initargs, ready)

@@ -341,17 +341,21 @@ def test_strata_count_the_same_whatever_their_episodes() -> None:
     assert 0 < low < mean < high < 0.45
     _, low, high = stratified_difference([Pairs(20, 0, 0)])
     assert low == pytest.approx(-high) and high > 0.03, "twenty alike are not certain"
+    assert stratified_difference([Pairs(20, 20, 0)])[2] == 1
     with pytest.raises(ValueError, match="at least one episode"):
         stratified_difference([Pairs(0, 0, 0)])
 
 
-@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.3, 0.05), (0.02, 0.0)])
-def test_the_stratified_interval_covers_as_often_as_it_says(shares: tuple[float, float]) -> None:
+@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.3, 0.05), (0.02, 0.0), (0.5, 0.0)])
+@pytest.mark.parametrize("sizes", [[30, 100], [10] * 10, [20] * 40])
+def test_the_stratified_interval_covers_as_often_as_it_says(
+    shares: tuple[float, float], sizes: list[int]
+) -> None:
     rng = np.random.default_rng(0)
     gained, lost = shares
     covered = 0
     for _ in range(2000):
-        counts = rng.multinomial([30, 100], [[gained, lost, 1 - gained - lost]] * 2)
+        counts = rng.multinomial(sizes, [[gained, lost, 1 - gained - lost]] * len(sizes))
         strata = [Pairs(int(n.sum()), int(n[0]), int(n[1])) for n in counts]
         _, low, high = stratified_difference(strata)
         covered += low <= gained - lost <= high

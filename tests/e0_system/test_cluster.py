@@ -31,6 +31,12 @@ def node_after(seconds: float) -> str:
     return ray.get_runtime_context().get_node_id()
 
 
+def begin(marker: Path) -> None:
+    """In a worker."""
+    marker.touch()
+    time.sleep(600)
+
+
 @slow
 def test_calls_are_spread_and_those_of_a_lost_node_are_done_by_the_other(cluster: Any) -> None:
     processes = Processes(2, cluster=cluster.address)
@@ -58,12 +64,24 @@ def test_errors_hangs_and_deaths_are_told_as_on_one_machine(cluster: Any) -> Non
 
 @slow
 def test_calls_end_at_once_when_their_pool_is_left(cluster: Any, tmp_path: Path) -> None:
-    pool = WorkerPool(Processes(1, cluster=cluster.address))
-    pool.submit(node_after, 600)
-    time.sleep(3)
+    pool = WorkerPool(Processes(2, cluster=cluster.address))
+    for number in range(20):
+        pool.submit(begin, tmp_path / str(number))
+    while len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.1)
     began = time.monotonic()
     pool.shutdown(cancel_futures=True)
     assert time.monotonic() - began < 60
+    assert len(list(tmp_path.iterdir())) == 2, "none of the others began"
+
+
+@slow
+def test_calls_are_made_in_the_directory_of_the_command(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with WorkerPool(Processes(1, cluster=cluster.address)) as pool:
+        assert pool.submit(os.getcwd).result() == str(tmp_path)
 
 
 @slow

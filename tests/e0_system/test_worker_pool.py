@@ -1,6 +1,7 @@
 """Calls that crash or hang are tried once more, and then told; the others go on. Processes that
 work on one thing end together."""
 
+import atexit
 import os
 import signal
 import time
@@ -44,6 +45,20 @@ def end_badly_at_first(marker: Path, hangs: bool) -> str:
 def test_the_second_try_counts(hangs: bool, tmp_path: Path) -> None:
     with WorkerPool(Processes(1), 0.5 if hangs else 600) as pool:
         assert pool.submit(end_badly_at_first, tmp_path / "tried", hangs).result() == "done"
+
+
+def note_its_end(marker: Path) -> None:
+    """In a worker: its end takes a second."""
+    atexit.register(lambda: (time.sleep(1), marker.touch()))
+
+
+def test_left_with_its_calls_cancelled_the_pool_waits_for_its_processes(tmp_path: Path) -> None:
+    pool = WorkerPool(Processes(1), 600)
+    pool.submit(note_its_end, tmp_path / "ended").result()
+    late = [pool.submit(time.sleep, 0.5) for _ in range(3)]
+    pool.shutdown(cancel_futures=True)
+    assert (tmp_path / "ended").exists()
+    assert late[-1].cancelled()
 
 
 def test_an_error_is_no_loss() -> None:

@@ -72,6 +72,16 @@ def summarize(
     } | where_there_are
 
 
+def summary_of(episodes: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """`summarize` of all policies, tasks and controls that a log of episodes has, as a client in
+    another environment writes it (`clients/`). Raises PairingError if some are missing."""
+    policies, tasks, controls = (
+        list(dict.fromkeys(getattr(episode, name) for episode in episodes))
+        for name in ("policy", "task", "control")
+    )
+    return summarize(episodes, policies, tasks, [name for name in controls if name != "none"])
+
+
 def _moved(
     episodes: Sequence[EpisodeResult], policies: Sequence[str], controls: Sequence[str]
 ) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     output is of another one, DirectoryInUseError if another process works on it, and what
     collecting, training and measuring raise; whatever was finished stays.
     """
-    recipe, output = _checked_recipe(settings), settings.directory
+    recipe, output = checked_recipe(settings), settings.directory
     with own_directory(output):
         _collect_all(recipe, output, settings.processes)
         shown = _shown(recipe, output, settings.policies)
@@ -90,14 +90,14 @@ def collect_demonstrations(settings: ComparisonSettings) -> dict[str, int]:
     """The first part of `run_comparison`: collect what is missing of the demonstrations to train
     on and of those held out. Returns the number of episodes by task. Raises as `run_comparison`.
     """
-    recipe, output = _checked_recipe(settings), settings.directory
+    recipe, output = checked_recipe(settings), settings.directory
     with own_directory(output):
         _collect_all(recipe, output, settings.processes)
     tasks = collection_settings(recipe.environment, {}).task_names(recipe.dataset["tasks"])
     return numbers_per_task(recipe.dataset["episodes"], tasks)
 
 
-def _checked_recipe(settings: ComparisonSettings) -> Recipe:
+def checked_recipe(settings: ComparisonSettings) -> Recipe:
     """The whole recipe. RecipeError if a policy is asked for that it does not have."""
     recipe = read_recipe(settings.recipe)
     for label in settings.policies:

@@ -6,12 +6,14 @@ another machine, the page says so.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from e0_bench.closed_loop.checkpoints import read_checkpoints
 from e0_bench.closed_loop.decodings import make_decoding
 from e0_bench.closed_loop.environments import EnvironmentSettings
 from e0_bench.closed_loop.episodes import EpisodeLog, EpisodeResult
@@ -50,13 +52,13 @@ def record_clips(part: Part, folder: Path, number: int, processes: Processes) ->
         return []
     given = tuple(f"{name}={_yaml(value)}" for name, value in options.items())
     environment = EnvironmentSettings(part.record["environment"]["type"], given)
-    own = folder / FOLDER / part.name
+    own = folder / FOLDER / f"{part.name}-{_hash(part.record)}"
     chosen = {
         policy: list(_chosen(part.usual_episodes(labels[0]), part.tasks, number))
         for policy, labels in part.trainings.items()
     }
     assignments = [
-        Assignment(episode.job, _runner(part, episode, environment, own / policy))
+        Assignment(episode.job, _runner(part, episode, environment, own / _safe(policy)))
         for policy, episodes in chosen.items()
         for episode in episodes
     ]
@@ -70,7 +72,7 @@ def record_clips(part: Part, folder: Path, number: int, processes: Processes) ->
         Clip(
             policy,
             *(episode.task, episode.seed, episode.success, episode.steps),
-            str(clip_path(own / policy, episode.job).relative_to(folder)),
+            str(clip_path(own / _safe(policy), episode.job).relative_to(folder)),
             log.results[episode.job].success == episode.success,
         )
         for policy, episodes in chosen.items()
@@ -98,12 +100,27 @@ def _runner(
             f"{part.directory} was measured with {checkpoint}, which is not there any more: put it "
             "back, or leave the clips out with --clips 0"
         )
-    file_name(clips.name, "the policy's label")
+    (measured,) = read_checkpoints([checkpoint], ["measured"])
+    if measured.files != row["files"]:
+        raise ReportError(
+            f"{checkpoint} is not any more what {part.directory} was measured with: put that back, "
+            "or leave the clips out with --clips 0"
+        )
     settings = RunnerSettings(checkpoint, environment, None, clips)
     if "decoding" not in row:
         return settings
     name = episode.policy.removeprefix(f"{row['name']}-")
     return replace(settings, decoding=make_decoding(name, row["decoding"]))
+
+
+def _safe(policy: str) -> str:
+    """A policy's label as one step of a path."""
+    return file_name(policy.replace("/", "-"), "the policy's label")
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    """Of what was measured, so that clips of something else are never taken for it."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _yaml(value: Any) -> str:

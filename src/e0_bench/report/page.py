@@ -45,7 +45,7 @@ def write_page(
             policies=_policies(data),
             published=_published(data),
             rows=[_row(row, data) for row in data["environments"]],
-            means={name: _percent(found["each"]) for name, found in data["means"].items()},
+            means={name: f"{100 * row['mean']:.0f} %" for name, row in data["means"].items()},
             common=len(data["common"]),
             success=_success(data),
             parts=[_part(part, clips[part.name]) for part in parts],
@@ -104,6 +104,7 @@ def _part(part: Part, clips: Sequence[Clip]) -> dict[str, Any]:
     return {
         "name": part.name,
         "controls": _controls(part),
+        "failed": len(part.results["benchmark"].get("failed_to_run", ())),
         "decodings": part.results["benchmark"].get("decodings", []),
         "costs": _costs(part),
         "losses": _losses(part),
@@ -122,7 +123,7 @@ def _controls(part: Part) -> list[tuple[str, ...]]:
         (
             row["policy"],
             CONTROL_NAMES.get(row["second"]) or row["second"],
-            f"{0.0 - 100 * row['difference']:+.0f} points",
+            f"{round(-100 * row['difference']):+d} points",
             interval_cell({"low": -row["high"], "high": -row["low"]}, "{:+.0f} to {:+.0f}"),
             str(row["n"]),
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from e0_bench.closed_loop.episodes import EpisodeLog, EpisodeResult
 from e0_bench.closed_loop.summary import ALL_TASKS
-from e0_bench.comparison.families_table import Family, families_table
+from e0_bench.comparison.families_table import Family, families_table, trainings_of
 from e0_bench.files import read_json
 from e0_system.files import FileNameError, file_name
 
@@ -33,12 +33,7 @@ class Part:
     @property
     def trainings(self) -> dict[str, list[str]]:
         """The labels of each policy's trainings; one, of the same name, where there is one."""
-        policies = self.results["benchmark"]["policies"]
-        owners = self.results.get("trainings", {}).get("policies", {})
-        labels: dict[str, list[str]] = {}
-        for label in policies:
-            labels.setdefault(owners.get(label, label), []).append(label)
-        return labels
+        return trainings_of(self.results)
 
     @property
     def tasks(self) -> list[str]:
@@ -63,6 +58,7 @@ class Part:
         name = self.measured_as(label)
         log = EpisodeLog(self.episodes)
         own = [e for e in log.results.values() if e.policy == name and e.control == "none"]
+        own = [e for e in own if e.task in self.tasks]  # the log may hold more than was asked for
         return sorted(own, key=lambda episode: (self.tasks.index(episode.task), episode.seed))
 
 
@@ -116,5 +112,5 @@ def _name(directory: Path) -> str:
     name = directory.resolve().name
     try:
         return file_name(name, "the results")
-    except FileNameError as error:
-        raise ReportError(str(error)) from error
+    except FileNameError:
+        return "results"

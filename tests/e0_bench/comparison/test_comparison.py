@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from e0_bench.closed_loop.episodes import EpisodeLog
 from e0_bench.comparison.command import compare
 from e0_bench.comparison.comparison import (
     ComparisonMismatchError,
@@ -126,6 +127,7 @@ def test_it_may_be_a_family_of_a_larger_table(
     several.write_text(
         f'reference = "e0"\n[families.ManiSkill]\nrecipe = "{settings.recipe}"\n'
         'environments = ["PushCube-v1"]\n[families.VLABench]\nenvironments = ["select_fruit"]\n'
+        'results = "elsewhere"\n'
     )
     told = compare(ComparisonSettings(several, tmp_path / "out"))
     assert "Over 1 of 2 environments, e0 is" in told
@@ -136,6 +138,14 @@ def test_it_may_be_a_family_of_a_larger_table(
     for text in ("PushCube-v1", "select_fruit", "Over 1 of 2 environments", "no pictures"):
         assert text in page
     assert page.count("Loss of") == 2 and "training.batch_size" in page
+    log = EpisodeLog(tmp_path / "elsewhere" / "episodes.jsonl")
+    log.path.parent.mkdir()
+    first, *_ = EpisodeLog(settings.directory / "benchmark" / "episodes.jsonl").results.values()
+    for policy, success in (("e0", True), ("regression", False)):
+        own = replace(first, policy=policy, task="select_fruit", control="none", success=success)
+        log.append(own)
+    told = compare(ComparisonSettings(several, tmp_path / "out"))
+    assert "Over 2 of 2 environments, e0 is" in told
 
 
 @pytest.mark.slow

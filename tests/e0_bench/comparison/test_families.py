@@ -13,7 +13,9 @@ from e0_bench.comparison.recipe import RecipeError
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 CUBES = Family(("PushCube-v1", "PickCube-v1"), "cubes.toml")
-SUITES = Family(("libero_object", "libero_10"), "libero.toml", {"E0": {"libero_object": 99.4}})
+SUITES = Family(
+    ("libero_object", "libero_10"), "libero.toml", published={"E0": {"libero_object": 99.4}}
+)
 TABLES = Family(("select_fruit",))
 
 
@@ -76,7 +78,9 @@ def test_tasks_of_a_suite_are_one_environment_and_what_is_not_measured_is_missin
     text = families_markdown(data)
     (line,) = (line for line in text.splitlines() if "select_fruit" in line)
     assert line.count("–") == 4 and "0" not in line
-    assert "mean of 2 of 5" in text  # regression has no suites
+    assert "mean of 4 of 5" in text
+    assert data["lead"]["strongest"] == "flow"
+    assert "not measured in all of them: regression)" in text
 
 
 def test_the_lead_over_the_strongest_is_paired_over_common_environments() -> None:
@@ -105,10 +109,29 @@ def test_with_several_trainings_the_lead_is_over_these() -> None:
     assert "60 (60, 70, 50), n = 100" in text
 
 
+def test_families_of_different_numbers_of_trainings_have_no_interval() -> None:
+    trainings = {f"{policy}-{seed}": policy for seed in (1, 2) for policy in ("e0", "flow")}
+    solved = {"e0-1": 90, "e0-2": 10, "flow-1": 50, "flow-2": 60}
+    several = comparison({label: {"a": s} for label, s in solved.items()}, 100, trainings)
+    one = comparison({"e0": {"b": 50}, "flow": {"b": 50}}, 100)
+    families = {"several": Family(("a",), "x"), "one": Family(("b",), "y")}
+    data = families_table(families, {"several": several, "one": one}, "e0")
+    assert data["means"]["e0"]["mean"] == pytest.approx(0.5)
+    assert data["lead"]["mean"] == pytest.approx(-0.025) and data["lead"]["low"] is None
+    assert "no interval, over unequal numbers of trainings" in families_markdown(data)
+
+
+def test_what_was_told_more_is_no_policy_of_the_table() -> None:
+    results = comparison({"e0": {"a": 50}, "flow": {"a": 40}, "e0, told": {"a": 90}}, 100)
+    results["policies"] = {"e0": {}, "flow": {}}  # those that were trained
+    data = families_table({"x": Family(("a",), "x")}, {"x": results}, "e0")
+    assert data["lead"]["strongest"] == "flow" and "e0, told" not in data["means"]
+
+
 def test_with_nothing_measured_it_says_so() -> None:
     data = families_table({"tables": TABLES}, {}, "e0")
     assert "lead" not in data
-    assert "0 of 1 environments are measured" in families_markdown(data)
+    assert "Nothing to compare" in families_markdown(data)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +153,17 @@ def test_with_nothing_measured_it_says_so() -> None:
             f'recipe = "{RECIPES / "maniskill_cpu.toml"}"\n',
             "the recipe of a lacks the reference 'e1'; it has e0_ordinal",
         ),
+        (
+            'reference = "e0_ordinal"\n[families.a]\nenvironments = ["PushCub-v1"]\n'
+            f'recipe = "{RECIPES / "maniskill_cpu.toml"}"\n',
+            "does not measure 'PushCub-v1'; its tasks are PushCube-v1",
+        ),
+        ('reference = "e0"\n[families.a]\nenvironments = "one"\n', "a list of different names"),
+        (
+            'reference = "e0"\n[families.a]\nenvironments = ["one"]\npublished = 3\n',
+            r"published must be a table, got 3",
+        ),
+        ('reference = "e0"\n[families]\na = 3\n', r"families.a\] must be a table, got 3"),
     ],
 )
 def test_a_wrong_file_is_refused(text: str, told: str, tmp_path: Path) -> None:
