@@ -329,7 +329,8 @@ def _path_of(outcome: Outcome, directory: Path) -> Path:
 def _wait_for_file(path: Path) -> None:
     """Until what a worker wrote is here. Raises WorkerError if it does not come."""
     deadline = time.monotonic() + ARRIVAL_SECONDS
-    while path.name not in os.listdir(path.parent):
+    while not path.exists():
+        os.listdir(path.parent)  # or a network file system goes on saying that it is not there
         if time.monotonic() > deadline:
             raise WorkerError(f"a worker wrote {path}, and it is not here; {SHARED}")
         time.sleep(0.1)

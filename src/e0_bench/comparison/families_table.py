@@ -156,11 +156,15 @@ def _pairs(results: Results, row: Mapping[str, Any], first: str, second: str) ->
 # As Markdown.
 
 
+def columns(data: Mapping[str, Any], key: str) -> list[str]:
+    """The names under `measured` or `published` that any environment has, in order."""
+    return list(dict.fromkeys(name for row in data["environments"] for name in row[key]))
+
+
 def families_markdown(data: Mapping[str, Any]) -> str:
     """The table of `families_table` as GitHub Markdown, with the lead in one sentence."""
     rows = data["environments"]
-    policies = list(dict.fromkeys(name for row in rows for name in row["measured"]))
-    published = list(dict.fromkeys(name for row in rows for name in row["published"]))
+    policies, published = columns(data, "measured"), columns(data, "published")
     cells = [
         [
             row["environment"],
@@ -215,8 +219,7 @@ def lead_in_words(data: Mapping[str, Any]) -> str:
         else "over the paired episodes of one training, so chance in training is not in it"
     )
     first, other = lead["reference"], lead["strongest"]
-    policies = dict.fromkeys(name for row in data["environments"] for name in row["measured"])
-    if left_out := [name for name in policies if name not in data["means"]]:
+    if left_out := [name for name in columns(data, "measured") if name not in data["means"]]:
         doubt += f"; not measured in all of them: {', '.join(left_out)}"
     return (
         f"**Over {count}, {first} is {place} {other}**, the strongest other "

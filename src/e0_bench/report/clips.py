@@ -57,13 +57,15 @@ def record_clips(part: Part, folder: Path, number: int, processes: Processes) ->
         policy: list(_chosen(part.usual_episodes(labels[0]), part.tasks, number))
         for policy, labels in part.trainings.items()
     }
-    assignments = [
-        Assignment(episode.job, _runner(part, episode, environment, own / _safe(policy)))
-        for policy, episodes in chosen.items()
-        for episode in episodes
-    ]
     log = EpisodeLog(own / "episodes.jsonl")
-    if any(assignment.job not in log.results for assignment in assignments):
+    every = [episode for episodes in chosen.values() for episode in episodes]
+    if any(episode.job not in log.results for episode in every):
+        assignments = [
+            Assignment(episode.job, runner)
+            for policy, episodes in chosen.items()
+            if episodes and (runner := _runner(part, episodes[0], environment, own / _safe(policy)))
+            for episode in episodes
+        ]
         with episode_pool(environment, processes) as pool:
             lost = evaluate(assignments, log, pool, description=f"Clips of {part.name}")
         if lost:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from e0_bench.closed_loop.figures import CONTROL_NAMES
 from e0_bench.closed_loop.summary import ALL_TASKS
-from e0_bench.comparison.families_table import lead_in_words
+from e0_bench.comparison.families_table import columns, lead_in_words
 from e0_bench.comparison.trainings_figure import draw_trainings
 from e0_bench.demo.figures import draw_loss
 from e0_bench.figure_style import page_style
@@ -42,9 +42,9 @@ def write_page(
             "report/page.html.jinja",
             title=title,
             lead=lead_in_words(data).replace("**", ""),
-            policies=_policies(data),
-            published=_published(data),
-            rows=[_row(row, data) for row in data["environments"]],
+            policies=columns(data, "measured"),
+            published=columns(data, "published"),
+            rows=[_row(row) for row in data["environments"]],
             means={name: f"{100 * row['mean']:.0f} %" for name, row in data["means"].items()},
             common=len(data["common"]),
             success=_success(data),
@@ -56,15 +56,7 @@ def write_page(
 # The table of all environments.
 
 
-def _policies(data: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name for row in data["environments"] for name in row["measured"]))
-
-
-def _published(data: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name for row in data["environments"] for name in row["published"]))
-
-
-def _row(row: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     measured = {name: _cell(found) for name, found in row["measured"].items()}
     best = max((fmean(found["each"]) for found in row["measured"].values()), default=None)
     return {
