@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
 
+from e0_bench.correcting import policy_lead_in
 from e0_bench.statistics import format_rate
 from e0_experts.cameras import CameraShift
 from e0_experts.collection import CollectionSettings, numbers_per_task, try_experts
@@ -63,10 +64,13 @@ class CollectCommand:
     experts. What shall be evaluated there must not be trained with them."""
     videos: bool = False
     """Store images as video."""
+    correct: Path | None = None
+    """A checkpoint that begins every episode; the expert takes over at a step drawn from the seed,
+    and what it does from there is recorded (DAgger)."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
     dry_run: bool = False
-    """Write nothing and take no pictures: print how often the experts succeed on these seeds under
-    this disturbance."""
+    """Write nothing and take no pictures (but for a policy to correct): print how often the experts
+    succeed on these seeds under this disturbance."""
 
 
 def run_collect(command: CollectCommand) -> None:
@@ -82,6 +86,8 @@ def run_collect(command: CollectCommand) -> None:
         _refuse(command, OF_PICTURES, message)
     settings = _libero(command) if command.env == "libero" else _maniskill(command)
     tasks = settings.task_names(command.tasks or TASKS[command.env])
+    if command.correct is not None:
+        settings = replace(settings, lead_in=policy_lead_in(command.correct))
     if command.dry_run:
         _dry_run(command, settings, tasks)
         return
@@ -104,7 +110,7 @@ def _refuse(command: CollectCommand, names: Sequence[str], message: str) -> None
 def _maniskill(command: CollectCommand) -> ManiSkillSettings:
     from e0_maniskill.demonstrations import ManiSkillSettings
 
-    if command.dry_run:
+    if command.dry_run and command.correct is None:
         return ManiSkillSettings(state_only=True, action_noise=command.action_noise)
     return ManiSkillSettings(
         camera_shift=_shift(command),
@@ -131,7 +137,7 @@ def _libero(command: CollectCommand) -> LiberoSettings:
         )
     size = PUBLISHED_SIZE if command.image_size is None else command.image_size
     return LiberoSettings(
-        image_size=None if command.dry_run else size,
+        image_size=None if command.dry_run and command.correct is None else size,
         camera_shift=_shift(command),
         official_states=command.official_states,
         action_noise=command.action_noise,

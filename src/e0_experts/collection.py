@@ -18,7 +18,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any, ClassVar, Protocol
 
-from e0_experts.episodes import Expert, TaskEnv, run_expert, save_episode
+from e0_experts.episodes import Expert, LeadIn, TaskEnv, run_expert, save_episode
 from e0_experts.selection import (
     Collected,
     Outcome,
@@ -50,7 +50,8 @@ class WorkerError(RuntimeError):
 class CollectionSettings[Env: TaskEnv](Protocol):
     """In which simulator episodes are made, and how. Picklable, for workers.
 
-    frame_rate: steps a second. action_noise, noise_probability, hold_steps: see `run_expert`.
+    frame_rate: steps a second. action_noise, noise_probability, hold_steps, lead_in: see
+    `run_expert`.
     """
 
     frame_rate: ClassVar[int]
@@ -63,6 +64,9 @@ class CollectionSettings[Env: TaskEnv](Protocol):
 
     @property
     def hold_steps(self) -> int: ...
+
+    @property
+    def lead_in(self) -> LeadIn | None: ...
 
     def task_names(self, tasks: Sequence[str]) -> list[str]:
         """The tasks that these names stand for. Raises ValueError for unknown ones."""
@@ -308,6 +312,7 @@ def _run_seed(
         action_noise=settings.action_noise,
         noise_probability=settings.noise_probability,
         hold_steps=settings.hold_steps,
+        lead_in=settings.lead_in,
     )
     outcome = Outcome(task, seed, episode.success, episode.length)
     if directory is not None:

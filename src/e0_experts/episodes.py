@@ -47,6 +47,19 @@ class Expert(Protocol):
         ...
 
 
+class LeadIn(Protocol):
+    """What comes before an expert takes over. Picklable, for workers."""
+
+    def __call__(self, env: Any, seed: int) -> dict[str, Any]:
+        """Reset the environment to the episode of this seed and bring it to where the expert takes
+        over; what is seen there."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """All that the way there depends on, as JSON data."""
+        ...
+
+
 @dataclass(frozen=True)
 class Episode:
     """What was seen before each of T steps, and what the expert would do then.
@@ -87,9 +100,11 @@ def run_expert[Env: TaskEnv](
     action_noise: float = 0.0,
     noise_probability: float = 0.4,
     hold_steps: int = 0,
+    lead_in: LeadIn | None = None,
 ) -> Episode:
     """Let an expert solve the episode of this seed, until success or the step limit.
-    demonstrator: gives the expert of an environment that was reset with a seed.
+    demonstrator: gives the expert of an environment that was reset with a seed. lead_in: what comes
+    before the expert takes over, and is not recorded; None: it acts from the start.
 
     After a success it keeps steering to its target for `hold_steps` more steps: an episode that
     ends on success hardly shows how to correct a small error near the goal.
@@ -111,7 +126,7 @@ def run_expert[Env: TaskEnv](
     if not 0 <= noise_probability <= 1:
         raise ValueError(f"noise_probability must lie within [0, 1], got {noise_probability}")
     rng = np.random.default_rng([seed, _NOISE_STREAM])
-    observation, _ = env.reset(seed=seed)
+    observation = env.reset(seed=seed)[0] if lead_in is None else lead_in(env, seed)
     expert = demonstrator(env, seed)
     observations, actions = [], []
     success, remaining = False, env._max_episode_steps

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from e0_experts.cameras import CameraShift
+from e0_experts.episodes import LeadIn
 from e0_libero.env import FREQUENCY, LiberoEnv
 from e0_libero.experts import Expert
 from e0_libero.tasks import task_names
 
 PUBLISHED_SIZE = 256  # pixels, of LeRobot's datasets
 SLOWEST = 0.7  # share of the expert's usual speed
+TOLD_WHERE_SET = ("camera_shift", "lead_in")  # earlier records do not tell of these
 _MANNER_STREAM = 0x11B  # keeps pace and order apart from anything else drawn from the same seed
 
 
@@ -39,6 +41,7 @@ class LiberoSettings:
     action_noise: float = 0.0
     noise_probability: float = 0.4
     hold_steps: int = 0
+    lead_in: LeadIn | None = None
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -64,8 +67,10 @@ class LiberoSettings:
 
     def record(self, task: str) -> dict[str, Any]:
         """See `CollectionSettings`."""
-        data = json.loads(json.dumps(asdict(self)))
-        return {name: value for name, value in data.items() if value or name != "camera_shift"}
+        data = asdict(replace(self, lead_in=None))
+        data["lead_in"] = self.lead_in.record() if self.lead_in else None
+        told = {n: value for n, value in data.items() if value or n not in TOLD_WHERE_SET}
+        return json.loads(json.dumps(told))
 
     def worker_setup(self) -> Callable[[], None]:
         """See `CollectionSettings`."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from e0_experts.cameras import Camera, CameraShift
+from e0_experts.episodes import LeadIn
 from e0_maniskill.cameras import default_cameras
 from e0_maniskill.env import ManiSkillEnv, Proprioception
 from e0_maniskill.experts import Expert
@@ -59,6 +60,7 @@ class ManiSkillSettings:
     action_noise: float = 0.0
     noise_probability: float = 0.4
     hold_steps: int = 0
+    lead_in: LeadIn | None = None
 
     def task_names(self, tasks: Sequence[str]) -> list[str]:
         """See `CollectionSettings`."""
@@ -88,9 +90,11 @@ class ManiSkillSettings:
         cameras = default_cameras(find_task(task)) if self.cameras is None else self.cameras
         if self.camera_shift is not None:
             cameras = {name: camera.moved(self.camera_shift) for name, camera in cameras.items()}
-        own = ("cameras", "camera_shift", "depth")
+        own = ("cameras", "camera_shift", "depth", "lead_in")
         data = {name: value for name, value in vars(self).items() if name not in own}
-        data |= {"depth": True} if self.depth else {}  # earlier records do not tell
+        # Earlier records do not tell of these.
+        data |= {"depth": True} if self.depth else {}
+        data |= {"lead_in": self.lead_in.record()} if self.lead_in else {}
         data["cameras"] = {name: _camera_record(camera) for name, camera in cameras.items()}
         return json.loads(json.dumps(data))
 

@@ -2,7 +2,8 @@
 
 A plan is a generator of waypoints. The expert steers the tool towards the current waypoint with a
 proportional step, and asks for the next one when the tool is close enough. Plans read the
-simulator's live state when they are asked, so that slips of the grasp are corrected.
+simulator's live state when they are asked, so that slips of the grasp are corrected; and they begin
+with what is not done yet, so that an expert can take over in the middle of an episode.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,15 @@ from scipy.spatial.transform import Rotation
 from e0_experts.poses import UP, Pose, gripper_down, nearest_angle, translation
 from e0_experts.waypoints import ANY_ROTATION, Follower, Plan, Waypoint
 from e0_maniskill.env import ManiSkillEnv
-from e0_maniskill.waypoints import APPROACH_HEIGHT, CLOSED, OPEN, Scene, grasp_at, lift_cube
+from e0_maniskill.waypoints import (
+    APPROACH_HEIGHT,
+    CLOSED,
+    OPEN,
+    Scene,
+    grasp_at,
+    lift_cube,
+    rise_from,
+)
 
 _CUBE_SIZE = 0.04
 _POST_CLEARANCE = 0.17  # metres from the post to the cube that is carried past it
@@ -21,7 +30,8 @@ _CARRYING_HEIGHT = 0.05
 
 
 class Expert:
-    """Solves the current episode of an environment; make a new one after every reset.
+    """Solves the current episode of an environment from where it is; make a new one after every
+    reset.
 
     Call `act` before every step of the environment. When its plan ends, the expert keeps steering
     to the last waypoint.
@@ -59,11 +69,12 @@ class Expert:
 
 
 def _pick_cube(scene: Scene) -> Plan:
+    yield from rise_from(scene, "cube")
     cube, goal = scene.pose("cube"), scene.pose("goal_site").position
     # The gripper keeps its own yaw: it opens wider than the cube's diagonal and squares the cube up
     # as it closes, and a yaw that can hardly be seen is hard to imitate.
     grasp = Pose(cube.position, scene.grasp_rotation(0.0, np.pi))
-    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
+    yield from grasp_at(scene, "cube", grasp, grasp.raised(APPROACH_HEIGHT))
     yield Waypoint(
         lambda: scene.carry("cube", goal, grasp.rotation),
         CLOSED,
@@ -82,11 +93,14 @@ def _pick_either_cube(scene: Scene) -> Plan:
 
 def _pass_post(scene: Scene) -> Plan:
     post, target = scene.pose("post").position, scene.pose("target").position
+    yield from rise_from(scene, "cube")
     grasp = Pose(scene.pose("cube").position, scene.grasp_rotation(0.0, np.pi))
-    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
+    yield from grasp_at(scene, "cube", grasp, grasp.raised(APPROACH_HEIGHT))
     # The hand is 20 cm wide and comes 10 cm to the side of what it holds.
     aside = (_POST_CLEARANCE, -_POST_CLEARANCE)[scene.way]
     for ahead in (-0.07, 0.07):
+        if scene.pose("cube").position[0] > post[0] + ahead + 0.03:
+            continue  # it is past that already
         beside = np.array([post[0] + ahead, post[1] + aside, _CARRYING_HEIGHT])
         yield Waypoint(
             lambda beside=beside: scene.carry("cube", beside, grasp.rotation),
@@ -110,22 +124,30 @@ def _push_cube(scene: Scene) -> Plan:
     above = Pose(cube + np.array([-0.08, 0, 0.06]), rotation)
     behind = Pose(cube + np.array([-0.06, 0, -0.003]), rotation)
     pushed = Pose(np.array([goal[0] - 0.04, cube[1], 0.017]), rotation)
-    yield Waypoint(above, CLOSED, position_tolerance=0.025, rotation_tolerance=0.2)
-    yield Waypoint(behind, CLOSED, rotation_tolerance=0.1)
+    place = scene.tool().position - cube
+    low, behind_it = place[2] < 0.03, -0.10 < place[0] < -0.025 and abs(place[1]) < 0.015
+    if low and not behind_it:  # the way there might lead through the cube
+        up = scene.tool().raised(0.06 - place[2])
+        yield Waypoint(up, CLOSED, position_tolerance=0.02, rotation_tolerance=ANY_ROTATION)
+    if not (low and behind_it):
+        yield Waypoint(above, CLOSED, position_tolerance=0.025, rotation_tolerance=0.2)
+        yield Waypoint(behind, CLOSED, rotation_tolerance=0.1)
     yield Waypoint(pushed, CLOSED, position_tolerance=0, max_steps=60, speed=0.5)
 
 
 def _stack_cube(scene: Scene) -> Plan:
+    yield from rise_from(scene, "cubeA")
     cube, base = scene.pose("cubeA"), scene.pose("cubeB").position
     farther = max(cube.position, base, key=lambda p: np.linalg.norm(scene.outward(p)))
     yaw = _free_yaw(scene, cube, base)
     grasp = Pose(cube.position, scene.reaching(gripper_down(yaw), farther))
     top = base + _CUBE_SIZE * UP
 
-    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT), tolerance=0.005)
-    yield Waypoint(
-        grasp.raised(0.07), CLOSED, position_tolerance=0.035, rotation_tolerance=ANY_ROTATION
-    )
+    yield from grasp_at(scene, "cubeA", grasp, grasp.raised(APPROACH_HEIGHT), tolerance=0.005)
+    if scene.pose("cubeA").position[2] < top[2] - 0.005:
+        yield Waypoint(
+            grasp.raised(0.07), CLOSED, position_tolerance=0.035, rotation_tolerance=ANY_ROTATION
+        )
     yield from _put_down(
         scene, "cubeA", top, grasp.rotation, heights=(0.03, 0.002), tolerances=(0.006, 0.004)
     )
@@ -150,6 +172,7 @@ def _free_yaw(scene: Scene, cube: Pose, neighbour: np.ndarray) -> float:
 
 
 def _place_sphere(scene: Scene) -> Plan:
+    yield from rise_from(scene, "obj")
     ball, socket = scene.pose("obj"), scene.pose("bin").position
     simulator = scene.simulator
     inside = socket + (simulator.radius + simulator.block_half_size[0]) * UP
@@ -157,18 +180,20 @@ def _place_sphere(scene: Scene) -> Plan:
     rotation = scene.grasp_rotation(0.0, np.pi)
     grasp = Pose(ball.position, rotation)
 
-    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT), tolerance=0.004)
-    yield Waypoint(
-        grasp.raised(0.05), CLOSED, position_tolerance=0.03, rotation_tolerance=ANY_ROTATION
-    )
+    yield from grasp_at(scene, "obj", grasp, grasp.raised(APPROACH_HEIGHT), tolerance=0.004)
+    if scene.pose("obj").position[2] < inside[2]:
+        yield Waypoint(
+            grasp.raised(0.05), CLOSED, position_tolerance=0.03, rotation_tolerance=ANY_ROTATION
+        )
     yield from _put_down(
         scene, "obj", inside, rotation, heights=(0.025, 0.001), tolerances=(0.004, 0.003)
     )
 
 
 def _insert_peg(scene: Scene) -> Plan:
-    peg, goal = scene.pose("peg"), scene.pose("goal_pose")
     half_length = float(scene.simulator.peg_half_sizes[0, 0])
+    yield from rise_from(scene, "peg", half_length)
+    peg, goal = scene.pose("peg"), scene.pose("goal_pose")
 
     def before_goal(distance: float) -> Pose:
         return scene.align("peg", goal * translation(-distance, 0, 0))
@@ -177,23 +202,32 @@ def _insert_peg(scene: Scene) -> Plan:
     handle = peg * translation(-max(0.05, half_length / 2 + 0.01), 0, 0)
     grasp = Pose(handle.position, scene.grasp_rotation(peg.yaw(), np.pi))
     yield from grasp_at(
-        grasp, grasp.raised(APPROACH_HEIGHT), tolerance=0.005, angle=0.03, closing_steps=4
+        scene,
+        "peg",
+        grasp,
+        grasp.raised(APPROACH_HEIGHT),
+        tolerance=0.005,
+        angle=0.03,
+        closing_steps=4,
     )
     lift = max(APPROACH_HEIGHT, goal.position[2] - peg.position[2])
-    yield Waypoint(
-        lambda: Pose(grasp.raised(lift).position, before_goal(0).rotation),
-        CLOSED,
-        position_tolerance=0.03,
-        rotation_tolerance=ANY_ROTATION,
-        max_steps=15,
-    )
+    place = (goal.inverse() * scene.pose("peg")).position
+    if place[2] < -0.03:
+        yield Waypoint(
+            lambda: Pose(grasp.raised(lift).position, before_goal(0).rotation),
+            CLOSED,
+            position_tolerance=0.03,
+            rotation_tolerance=ANY_ROTATION,
+            max_steps=15,
+        )
     # The peg's head meets the box at half_length before the goal.
-    yield Waypoint(
-        lambda: before_goal(half_length + 0.06),
-        CLOSED,
-        position_tolerance=0.006,
-        rotation_tolerance=0.03,
-    )
+    if place[0] < -half_length - 0.06 or np.abs(place[1:]).max() > 0.02:
+        yield Waypoint(
+            lambda: before_goal(half_length + 0.06),
+            CLOSED,
+            position_tolerance=0.006,
+            rotation_tolerance=0.03,
+        )
 
     def advance() -> Pose:
         """Go on only while aligned: a head that meets the rim backs off and is aligned again."""
@@ -209,6 +243,7 @@ def _insert_peg(scene: Scene) -> Plan:
 
 
 def _plug_charger(scene: Scene) -> Plan:
+    yield from rise_from(scene, "charger")
     charger, goal = scene.pose("charger_base_pose"), scene.pose("goal_pose")
     tilt = Rotation.from_euler("y", np.deg2rad(15))
     grasp = Pose(charger.position, scene.grasp_rotation(charger.yaw(), np.pi) * tilt)
@@ -225,22 +260,27 @@ def _plug_charger(scene: Scene) -> Plan:
         return before_goal(-min(relative[0] + 0.010, 0.002))
 
     yield from grasp_at(
+        scene,
+        "charger",
         grasp,
         grasp * translation(0, 0, -APPROACH_HEIGHT),
         tolerance=0.003,
         angle=0.03,
         closing_steps=4,
     )
-    yield Waypoint(
-        grasp.raised(0.09),
-        CLOSED,
-        position_tolerance=0.02,
-        rotation_tolerance=ANY_ROTATION,
-        max_steps=15,
-    )
-    yield Waypoint(
-        lambda: before_goal(0.06), CLOSED, position_tolerance=0.006, rotation_tolerance=0.03
-    )
+    place = (goal.inverse() * scene.pose("charger")).position
+    if place[2] < -0.03:
+        yield Waypoint(
+            grasp.raised(0.09),
+            CLOSED,
+            position_tolerance=0.02,
+            rotation_tolerance=ANY_ROTATION,
+            max_steps=15,
+        )
+    if place[0] < -0.06 or np.abs(place[1:]).max() > 0.02:
+        yield Waypoint(
+            lambda: before_goal(0.06), CLOSED, position_tolerance=0.006, rotation_tolerance=0.03
+        )
     yield Waypoint(
         lambda: before_goal(0.020),
         CLOSED,
@@ -267,12 +307,14 @@ def _put_down(
     def over(height: float) -> Callable[[], Pose]:
         return lambda: scene.carry(name, place + height * UP, rotation)
 
-    yield Waypoint(
-        over(heights[0]),
-        CLOSED,
-        position_tolerance=tolerances[0],
-        rotation_tolerance=ANY_ROTATION,
-    )
+    missing = scene.pose(name).position - place
+    if missing[2] > heights[0] or np.hypot(*missing[:2]) > tolerances[0]:
+        yield Waypoint(
+            over(heights[0]),
+            CLOSED,
+            position_tolerance=tolerances[0],
+            rotation_tolerance=ANY_ROTATION,
+        )
     yield Waypoint(
         over(heights[1]),
         CLOSED,

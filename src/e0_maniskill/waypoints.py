@@ -6,13 +6,16 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from e0_experts.poses import Pose, gripper_down, nearest_angle
-from e0_experts.waypoints import Plan, Waypoint
+from e0_experts.waypoints import ANY_ROTATION, Plan, Waypoint
 from e0_maniskill.env import ManiSkillEnv
 
 OPEN, CLOSED = 1.0, -1.0
 
 APPROACH_HEIGHT = 0.06  # metres above an object before descending on it
 LIFT_HEIGHT = 0.10
+_LOW = 0.04  # metres above an object, below which the hand may hit it on its way
+_AROUND = 0.015  # metres from an object's axis, within which open fingers go down on both its sides
+_OPEN_WIDTH = 0.06  # metres between the fingers; 0.08 at most
 _EASY_REACH = 0.70  # metres from the base's axis, up to which the gripper can point straight down
 _TILT_PER_METRE = 4.0  # radians of tilt per metre beyond that
 _LARGEST_TILT = 0.6
@@ -33,6 +36,14 @@ class Scene:
         """The simulator's actor or pose of this name."""
         thing = getattr(self.simulator, name)
         return Pose.from_wxyz(getattr(thing, "pose", thing).raw_pose[0].numpy())
+
+    def holds(self, name: str) -> bool:
+        """Whether the fingers hold the actor of this name."""
+        return bool(self.simulator.agent.is_grasping(getattr(self.simulator, name))[0])
+
+    def is_open(self) -> bool:
+        """Whether the fingers are far enough apart to go down on something."""
+        return float(self.simulator.agent.robot.get_qpos()[0, -2:].sum()) > _OPEN_WIDTH
 
     def tool_yaw(self) -> float:
         """The yaw for which `gripper_down` gives the tool's present orientation."""
@@ -71,7 +82,22 @@ class Scene:
         return destination * self.pose(name).inverse() * self.tool()
 
 
+def rise_from(scene: Scene, name: str, half_length: float = 0.0) -> Plan:
+    """Open and rise, where an expert that takes over finds the hand low beside what it is to grasp,
+    so that the way to it does not lead through it. half_length: metres, of something long along its
+    x axis."""
+    offset = (scene.pose(name).inverse() * scene.tool()).position
+    beside = np.hypot(max(0.0, abs(offset[0]) - half_length), offset[1])
+    height = scene.tool().position[2] - scene.pose(name).position[2]
+    around = beside < _AROUND and scene.is_open()
+    if height < _LOW and not around and not scene.holds(name):
+        up = scene.tool().raised(APPROACH_HEIGHT - height)
+        yield Waypoint(up, OPEN, position_tolerance=0.02, rotation_tolerance=ANY_ROTATION)
+
+
 def grasp_at(
+    scene: Scene,
+    name: str,
     grasp: Pose,
     approach: Pose,
     *,
@@ -79,16 +105,30 @@ def grasp_at(
     angle: float = 0.06,
     closing_steps: int = 3,
 ) -> Plan:
-    """Come from `approach` to `grasp` (to within `tolerance` metres, `angle` rad) and close."""
-    yield Waypoint(approach, OPEN, position_tolerance=0.02, rotation_tolerance=0.15)
+    """Come from `approach` to `grasp` (to within `tolerance` metres, `angle` rad) and close on the
+    actor of this name; for an expert that takes over, what of this is not done yet."""
+    if scene.holds(name):
+        return
+    if not _goes_down_on(scene, grasp):
+        yield Waypoint(approach, OPEN, position_tolerance=0.02, rotation_tolerance=0.15)
     yield Waypoint(grasp, OPEN, position_tolerance=tolerance, rotation_tolerance=angle)
     yield Waypoint(grasp, CLOSED, min_steps=closing_steps, max_steps=closing_steps, delicate=True)
+
+
+def _goes_down_on(scene: Scene, grasp: Pose) -> bool:
+    """Whether the open hand is already on its way down to the grasp."""
+    tool = scene.tool()
+    offset = tool.position - grasp.position
+    angle = (tool.rotation * grasp.rotation.inv()).magnitude()
+    above = np.hypot(*offset[:2]) < _AROUND and offset[2] < _LOW
+    return bool(above and angle < 0.15 and scene.is_open())
 
 
 def lift_cube(scene: Scene, name: str) -> Plan:
     """Grasp the cube of this name and hold it up. The gripper keeps its own yaw: it opens wider
     than the cube's diagonal and squares the cube up as it closes, and a yaw that can hardly be seen
     is hard to imitate."""
+    yield from rise_from(scene, name)
     grasp = Pose(scene.pose(name).position, scene.grasp_rotation(0.0, np.pi))
-    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
+    yield from grasp_at(scene, name, grasp, grasp.raised(APPROACH_HEIGHT))
     yield Waypoint(grasp.raised(LIFT_HEIGHT), CLOSED, position_tolerance=0, max_steps=60)

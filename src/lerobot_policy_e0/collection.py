@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -192,26 +192,28 @@ def _collect_parts(
     if failed:
         raise RuntimeError(f"collecting {', '.join(failed)} failed; what is finished is kept")
     draft = partial / "dataset"
-    _join(roots, draft, output.name, partial / "cache")
+    join_datasets(list(roots.values()), draft, output.name, partial / "cache")
     collected = {t: read_json(root / RECORD)["collected"][t] for t, root in roots.items()}
     write_text(draft / RECORD, json.dumps(wanted | {"collected": collected}, indent=1))
     place_directory(draft, output)
 
 
-def _join(roots: dict[str, Path], draft: Path, name: str, cache: Path) -> None:
-    """Write the datasets of the tasks as one. Those that hold pictures are copied once more on the
-    way, into the cache, which would otherwise be the user's and stay there."""
-    for directory in (draft, cache):
+def join_datasets(parts: Sequence[Path], output: Path, name: str, cache: Path) -> None:
+    """Write datasets of the same features as one, called local/NAME, into `output`, in place of
+    what a kill left there. Those that hold pictures are copied once more on the way, into the
+    cache, which would otherwise be the user's and stay there.
+    """
+    for directory in (output, cache):
         shutil.rmtree(directory, ignore_errors=True)
     disable_progress_bars()
     usual = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = cache
     try:
         aggregate_datasets(
-            [f"local/{root.name}" for root in roots.values()],
+            [f"local/{part.name}" for part in parts],
             f"local/{name}",
-            roots=list(roots.values()),
-            aggr_root=draft,
+            roots=list(parts),
+            aggr_root=output,
             concatenate_data=False,
             concatenate_videos=False,
         )
@@ -347,6 +349,17 @@ def _features(episode: Episode, use_videos: bool) -> dict[str, Any]:
             "info": {"is_depth_map": True, "depth_unit": "mm"},
         }
     return features
+
+
+def observed_features(observation: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What a simulator's environment shows, by the names that it has in a dataset; without depth.
+    Pictures uint8 (height, width, 3), numbers float32."""
+    features = {OBS_STATE: observation["agent_pos"]}
+    state = observation.get("environment_state")
+    if state is not None and state.size:
+        features[OBS_ENV_STATE] = state
+    pictures = observation.get("pixels", {})
+    return features | {f"{OBS_IMAGES}.{camera}": image for camera, image in pictures.items()}
 
 
 def _add_episode(dataset: LeRobotDataset, episode: Episode) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import draccus
 import torch
 from lerobot.configs import PreTrainedConfig
+from lerobot.policies import make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
 from lerobot.utils.import_utils import register_third_party_plugins
 
@@ -35,6 +39,31 @@ def read_config(directory: Path) -> PreTrainedConfig:
             f"{directory / 'config.json'} is not the configuration of a policy that is installed "
             f"here: {error.__cause__ or error}"
         ) from error
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """A policy that acts, with LeRobot's processors before and after it, on `device`."""
+
+    policy: Any
+    preprocess: Any
+    postprocess: Any
+    device: torch.device
+
+
+def load_with_processors(directory: Path, config: Any) -> LoadedPolicy:
+    """The policy of a checkpoint as `load_policy` gives it, and its processors, on the device of
+    this configuration, or the CPU if it names none."""
+    device = config.device or "cpu"
+    with redirect_stdout(io.StringIO()):
+        policy = load_policy(directory, config)
+    policy.eval()
+    preprocess, postprocess = make_pre_post_processors(
+        policy.config,
+        str(directory),
+        preprocessor_overrides={"device_processor": {"device": device}},
+    )
+    return LoadedPolicy(policy, preprocess, postprocess, torch.device(device))
 
 
 def load_policy(directory: Path, config: PreTrainedConfig) -> Any:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lerobot.policies import make_pre_post_processors
 from lerobot.policies.utils import prepare_observation_for_inference
 from torch import Tensor
 
@@ -22,7 +19,12 @@ from e0_server import PROTOCOL
 from e0_server.observations import Reader
 from e0_server.robots import FORMATS, Feature, layout_of
 from e0_server.served import ObservationError
-from lerobot_policy_e0.loading import file_hashes, load_policy, on_this_disk, read_config
+from lerobot_policy_e0.loading import (
+    file_hashes,
+    load_with_processors,
+    on_this_disk,
+    read_config,
+)
 
 SEED, PREFIX, DELAY = "e0/seed", "e0/prefix", "e0/delay"
 OWN = (SEED, PREFIX, DELAY)
@@ -62,15 +64,9 @@ class ServedCheckpoint:
                 "observations, and a server answers each request by itself. Serve one with "
                 "n_obs_steps=1"
             )
-        with redirect_stdout(io.StringIO()):
-            self._policy: Any = load_policy(directory, config)
-        self._policy.eval()
-        self._device = torch.device(config.device)
-        self._preprocess, self._postprocess = make_pre_post_processors(
-            config,
-            str(directory),
-            preprocessor_overrides={"device_processor": {"device": config.device}},
-        )
+        loaded = load_with_processors(directory, config)
+        self._policy, self._device = loaded.policy, loaded.device
+        self._preprocess, self._postprocess = loaded.preprocess, loaded.postprocess
         inputs = {
             name: Feature(tuple(feature.shape)) for name, feature in config.input_features.items()
         }

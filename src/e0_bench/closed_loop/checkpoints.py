@@ -167,8 +167,8 @@ def check_fit(
         raise BenchmarkCheckpointError(
             f"policy {checkpoint.label!r} ({checkpoint.directory}) does not fit {task}: it expects "
             f"{_shapes(expected)} and gives actions of {size} numbers; the environment offers "
-            f"{_shapes(given)} and takes {action_size}. Choose other --env-options, or another "
-            "checkpoint"
+            f"{_shapes(given)} and takes {action_size}. Choose other options of the environment, "
+            "or another checkpoint"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,23 +83,15 @@ class Runner:
     """A loaded policy with its processors; any type that LeRobot knows."""
 
     def __init__(self, settings: RunnerSettings) -> None:
-        from lerobot.policies import make_pre_post_processors
-
-        from lerobot_policy_e0.loading import load_policy, read_config
+        from lerobot_policy_e0.loading import load_with_processors, read_config
 
         self.settings = settings
         config: Any = read_config(settings.checkpoint)
         if settings.decoding is not None:
             config = settings.decoding.of(config)
-        with redirect_stdout(io.StringIO()):
-            self.policy: Any = load_policy(settings.checkpoint, config)
-        self.policy.eval()
-        self.device = torch.device(self.policy.config.device or "cpu")
-        self.preprocess, self.postprocess = make_pre_post_processors(
-            self.policy.config,
-            str(settings.checkpoint),
-            preprocessor_overrides={"device_processor": {"device": str(self.device)}},
-        )
+        loaded = load_with_processors(settings.checkpoint, config)
+        self.policy, self.device = loaded.policy, loaded.device
+        self.preprocess, self.postprocess = loaded.preprocess, loaded.postprocess
         self._environment_processors: dict[Environment, tuple[Any, Any]] = {}
         self._warm: set[tuple[Environment, str]] = set()
 

@@ -1,9 +1,9 @@
 """From a recipe to measured policies: same demonstrations, same training, same episodes.
 
 Every phase is skipped where its result is there and resumed where it was cut short. The output
-holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, `errors/LABEL.json` (on what is held
-out), `benchmark` and `comparison.json`; where a policy is trained with several seeds, LABEL is
-POLICY-SEED, and `trainings.png` shows how far they differ.
+holds `dataset`, `held_out`, `pretrained`, `train/LABEL`, what comes of corrections,
+`errors/LABEL.json` (on what is held out), `benchmark` and `comparison.json`; where a policy is
+trained with several seeds, LABEL is POLICY-SEED, and `trainings.png` shows how far they differ.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tyro
 
 from e0_bench.closed_loop.summary import markdown
 from e0_bench.comparison.action_error import kept_action_error
+from e0_bench.comparison.corrections import correct_all, final_checkpoint, trainings_of
 from e0_bench.comparison.demonstrated import demonstrated_changes
 from e0_bench.comparison.late_chunks import (
     late_chunks,
@@ -40,7 +41,7 @@ from e0_bench.comparison.simulators import collection_settings
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.comparison.trainings_figure import trainings_figure
 from e0_bench.files import read_json, write_json, write_text
-from e0_bench.training_run import local_training, train_together, trained_checkpoint
+from e0_bench.training_run import local_training, train_together
 from e0_experts.collection import numbers_per_task
 from e0_system.locks import own_directory
 from e0_system.workers import Processes
@@ -121,8 +122,7 @@ def _shown(recipe: Recipe, output: Path, chosen: tuple[str, ...]) -> Recipe:
 def _is_finished(recipe: Recipe, output: Path, policy: str) -> bool:
     """Whether all trainings of a policy are done, and measured on all episodes."""
     labels = [training.label for training in recipe.trainings if training.policy == policy]
-    steps = recipe.training["steps"]
-    found = {label: trained_checkpoint(output / "train" / label, steps) for label in labels}
+    found = {label: final_checkpoint(recipe, output, label) for label in labels}
     checkpoints = {label: path for label, path in found.items() if path is not None}
     if checkpoints.keys() != found.keys():
         return False
@@ -140,8 +140,9 @@ def _collect_all(recipe: Recipe, output: Path, processes: Processes) -> None:
 
 def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) -> dict[str, Any]:
     checkpoints = _train_all(recipe, output, settings.processes)
+    checkpoints = correct_all(recipe, output, checkpoints, settings.processes)
     policies = {
-        label: _cost(output / "train" / label, checkpoint)
+        label: _cost(recipe, output, checkpoint, label)
         | kept_action_error(
             checkpoint,
             output / "held_out",
@@ -261,21 +262,26 @@ def _pretrain_all(
     return {t: {"prefix_from": checkpoints[directory]} for t, directory in directories.items()}
 
 
-def _cost(directory: Path, checkpoint: Path) -> dict[str, float]:
+def _cost(recipe: Recipe, output: Path, checkpoint: Path, label: str) -> dict[str, float]:
     """Parameters, and seconds of all updates (loading and saving left out)."""
     from safetensors.torch import load_file
 
-    from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
-
-    rows = read_learning_curve(directory / LEARNING_CURVE)
-    steps = [0.0, *(row["step"] for row in rows)]
-    seconds = sum(
-        row["update_s"] * (now - before)
-        for row, before, now in zip(rows, steps, steps[1:], strict=False)
-    )
+    directories = [directory for directory, _ in trainings_of(recipe, output, label)]
+    seconds = sum(_seconds_of_updates(directory) for directory in directories)
     weights = load_file(checkpoint / "model.safetensors")  # codebooks too, which are not learned
     learned = [tensor for name, tensor in weights.items() if name.startswith("model.network.")]
     return {
         "parameters": sum(tensor.numel() for tensor in learned),
         "training_seconds": round(seconds, 3),
     }
+
+
+def _seconds_of_updates(directory: Path) -> float:
+    from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
+
+    rows = read_learning_curve(directory / LEARNING_CURVE)
+    steps = [0.0, *(row["step"] for row in rows)]
+    return sum(
+        row["update_s"] * (now - before)
+        for row, before, now in zip(rows, steps, steps[1:], strict=False)
+    )

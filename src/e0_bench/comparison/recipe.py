@@ -10,6 +10,10 @@
                      first, gives all others the encoding of observations that they start with
                      (one for each seed); with `augmented = true` each starts from one of its own,
                      which was trained under its own augmentation
+[corrections]        optional: episodes, seed, steps; rounds (1 if not given), policies (all). Each
+                     training's policy begins so many episodes of each task, the expert ends them,
+                     and the policy is trained on with these too, for so many steps; a policy that
+                     is not named is trained on for as many with the demonstrations alone
 [policies.LABEL]     settings in which this one differs
 [held_out]           episodes, seed: demonstrations that nothing is trained on
 [benchmark]          episodes, seed, ...: settings of `e0 bench`
@@ -43,10 +47,11 @@ from e0_bench.comparison.simulators import (
 from e0_bench.training_run import check_training, local_training
 from e0_system.files import FileNameError, file_name
 
-OPTIONAL = ("pretraining", "decodings", "tuning", "told")
+OPTIONAL = ("pretraining", "corrections", "decodings", "tuning", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
 OF_DATASET = ("tasks", "episodes", "seed")
 EPISODE_KEYS = ("episodes", "seed")
+SEEDS_FOR_EACH = 10  # seeds that are kept free for each episode: experts fail now and then
 NOT_OF_LOOP = ("policy", "seeds")
 OF_THE_RUN = ("output_dir", "resume")  # where a training writes and goes on is not the recipe's
 AUGMENTATIONS = ("viewpoint_augmentation", "standard_augmentation")
@@ -83,6 +88,7 @@ class Recipe:
     held_out: dict[str, Any]
     benchmark: dict[str, Any]
     pretraining: dict[str, Any] | None = None
+    corrections: dict[str, Any] | None = None
     decodings: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     tuning: dict[str, Any] | None = None
     told: dict[str, Any] | None = None
@@ -113,6 +119,21 @@ class Recipe:
         augmentation = {name: own[name] for name in AUGMENTATIONS if name in own}
         shared = self.training.get("policy", {}) | (self.pretraining or {}).get("policy", {})
         return shared | augmentation
+
+    @property
+    def rounds(self) -> int:
+        """How often policies are corrected and trained on."""
+        return 0 if self.corrections is None else self.corrections.get("rounds", 1)
+
+    @property
+    def corrected_policies(self) -> list[str]:
+        """Those that are corrected; the others are trained on with demonstrations alone."""
+        return list((self.corrections or {}).get("policies", self.policies))
+
+    def seed_of_corrections(self, number: int) -> int:
+        """The first seed of a round, counted from 1."""
+        wanted = self.corrections or {}
+        return wanted["seed"] + (number - 1) * SEEDS_FOR_EACH * _most(wanted["episodes"])
 
     @property
     def trainings(self) -> list[Training]:
@@ -177,6 +198,7 @@ def _check_sections(recipe: Recipe) -> None:
         _require_count("[pretraining]", recipe.pretraining, "steps")
         if not isinstance(recipe.pretrains_augmented, bool):
             raise RecipeError("[pretraining] augmented must be true or false")
+    _check_corrections(recipe)
     _check_tuning(recipe)
     if recipe.told is not None:
         if kind != "maniskill":
@@ -194,6 +216,20 @@ def _check_sections(recipe: Recipe) -> None:
                 )
     if not recipe.policies:
         raise RecipeError("[policies.LABEL] is missing: give at least one policy")
+
+
+def _check_corrections(recipe: Recipe) -> None:
+    if recipe.corrections is None:
+        return
+    where, required = "[corrections]", (*EPISODE_KEYS, "steps")
+    require_keys(where, recipe.corrections, (*required, "rounds", "policies"), required)
+    for name in {"steps", "rounds"} & recipe.corrections.keys():
+        _require_count(where, recipe.corrections, name)
+    for label in recipe.corrected_policies:
+        if label not in recipe.policies:
+            raise RecipeError(
+                f"{where} names the policy {label!r}; there are {', '.join(recipe.policies)}"
+            )
 
 
 def _check_tuning(recipe: Recipe) -> None:
@@ -269,20 +305,26 @@ def _check_prefix(recipe: Recipe, label: str) -> None:
 def _check_seeds(recipe: Recipe) -> None:
     """Nothing may be measured on what was trained on: the first seeds must lie far apart, since an
     expert that fails makes collecting go on to further seeds."""
-    counts = recipe.dataset["episodes"]
     spans = [
-        (recipe.dataset["seed"], max(counts) if isinstance(counts, list) else counts, "dataset"),
+        (recipe.dataset["seed"], _most(recipe.dataset["episodes"]), "dataset"),
         (recipe.held_out["seed"], recipe.held_out["episodes"], "held_out"),
         (recipe.benchmark["seed"], recipe.benchmark["episodes"], "benchmark"),
     ]
     if recipe.tuning is not None:
         spans.append((recipe.tuning["seed"], recipe.tuning["episodes"], "tuning"))
+    if recipe.corrections is not None:
+        most = recipe.rounds * _most(recipe.corrections["episodes"])
+        spans.append((recipe.corrections["seed"], most, "corrections"))
     for (first, count, name), (second, _, other) in pairwise(sorted(spans)):
-        if second < first + 10 * count:
+        if second < first + SEEDS_FOR_EACH * count:
             raise RecipeError(
                 f"the seeds of [{name}] from {first} on and those of [{other}] from {second} on "
-                f"may meet; leave at least {10 * count} between them"
+                f"may meet; leave at least {SEEDS_FOR_EACH * count} between them"
             )
+
+
+def _most(episodes: int | list[int]) -> int:
+    return max(episodes) if isinstance(episodes, list) else episodes
 
 
 def require_keys(
@@ -312,7 +354,9 @@ def differences(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
     now = json.loads(json.dumps(vars(recipe)))
     names = [
         name
-        for name in ("dataset", "environment", "training", "held_out", "pretraining")
+        for name in (
+            *("dataset", "environment", "training", "held_out", "pretraining", "corrections"),
+        )
         if _without_seeds(before.get(name)) != _without_seeds(now[name])
     ]
     both = before.get("policies", {}).keys() & now["policies"].keys()

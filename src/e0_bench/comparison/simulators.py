@@ -31,7 +31,7 @@ def known_options(environment: Mapping[str, Any]) -> list[str]:
     from e0_maniskill.demonstrations import ManiSkillSettings
 
     own = {field.name for field in fields(ManiSkillSettings)}
-    return sorted((own | {"type"}) - {*EXPERT, "cameras", "camera_shift"})
+    return sorted((own | {"type"}) - {*EXPERT, "cameras", "camera_shift", "lead_in"})
 
 
 def known_of_expert(environment: Mapping[str, Any]) -> tuple[str, ...]:

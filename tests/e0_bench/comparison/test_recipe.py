@@ -160,6 +160,27 @@ def test_every_policy_may_be_trained_with_several_seeds(tmp_path: Path) -> None:
         ("[held_out]", "[pretraining]\n[held_out]", r"\[pretraining\] needs steps"),
         (
             "[held_out]",
+            "[corrections]\nepisodes = 2\nseed = 9_000_000\n[held_out]",
+            r"\[corrections\] lacks steps",
+        ),
+        (
+            "[held_out]",
+            '[corrections]\nepisodes = 2\nseed = 9_000_000\nsteps = 1\npolicies = ["c"]\n'
+            "[held_out]",
+            r"\[corrections\] names the policy 'c'; there are a",
+        ),
+        (
+            "[held_out]",
+            "[corrections]\nepisodes = 2\nseed = 9_000_000\nsteps = 1\nrounds = 0\n[held_out]",
+            r"\[corrections\] needs rounds, a whole number of at least 1",
+        ),
+        (
+            "[held_out]",
+            "[corrections]\nepisodes = 2\nseed = 99_999\nsteps = 1\nrounds = 9\n[held_out]",
+            r"the seeds of \[corrections\] from 99999 on and those of \[dataset\]",
+        ),
+        (
+            "[held_out]",
             '[pretraining]\nsteps = 2\npolicy.objective = "e1"\n[held_out]',
             r"\[pretraining.policy\]: unknown objective 'e1'",
         ),

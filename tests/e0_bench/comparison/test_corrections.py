@@ -1,0 +1,109 @@
+"""Policies that are corrected and trained on: with their own corrections, or as long without."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from e0_bench.comparison import comparison
+from e0_bench.comparison.comparison import ComparisonSettings, run_comparison
+from e0_bench.comparison.corrections import final_checkpoint, trainings_of
+from e0_bench.comparison.recipe import read_recipe
+
+RECIPE = """
+[dataset]
+tasks = ["StackCube-v1"]
+episodes = 3
+seed = 100_000
+[environment]
+proprioception = "compact"
+state_only = true
+[training]
+steps = 3
+batch_size = 4
+seeds = [1, 2]
+[training.policy]
+device = "cpu"
+denoising_steps = 1
+[corrections]
+episodes = [1]
+seed = 2_000_000
+steps = 2
+rounds = 2
+policies = ["e0"]
+[policies.e0]
+objective = "e0"
+[policies.regression]
+objective = "regression"
+[held_out]
+episodes = 1
+seed = 600_000
+[benchmark]
+episodes = 1
+seed = 800_000
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ComparisonSettings:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    return ComparisonSettings(recipe, tmp_path / "out")
+
+
+def test_every_training_goes_on_for_as_many_steps(settings: ComparisonSettings) -> None:
+    recipe, out = read_recipe(settings.recipe), settings.directory
+    assert recipe.rounds == 2 and recipe.corrected_policies == ["e0"]
+    assert trainings_of(recipe, out, "regression-2") == [
+        (out / "train/regression-2", 3),
+        (out / "corrected/1/regression-2", 2),
+        (out / "corrected/2/regression-2", 2),
+    ]
+    assert final_checkpoint(recipe, out, "regression-2") is None
+    first, second = (recipe.seed_of_corrections(number) for number in (1, 2))
+    assert first == 2_000_000 and second >= first + 10, "rounds meet other episodes"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_corrections_of_each_training_are_learned_by_it_alone(
+    settings: ComparisonSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = settings.directory
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_comparison(settings)
+    shutil.rmtree(out / "corrected/2/e0-2")
+    results = run_comparison(settings)
+    labels = [f"{policy}-{seed}" for seed in (1, 2) for policy in ("e0", "regression")]
+    assert list(results["policies"]) == labels
+    for label in labels:
+        for number, before in ((1, out / "train"), (2, out / "corrected/1")):
+            config = began_with(out / "corrected" / str(number) / label)
+            goes_on_from = (before / label / "checkpoints").resolve()
+            assert goes_on_from in Path(config["policy"]["pretrained_path"]).resolve().parents
+            own = "dataset" if label.startswith("regression") else f"{label}-dataset"
+            assert Path(config["dataset"]["root"]).name == own
+    collected = {path.parents[1].name for path in out.glob("corrections/*/*/meta/collection.json")}
+    assert collected == {"e0-1", "e0-2"}
+    assert len(episode_lengths(out / "corrections/1/e0-1")) == 1
+    assert not list(out.glob("corrected/*/*-dataset")), "copies are removed"
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def began_with(training: Path) -> dict[str, Any]:
+    return json.loads(training.with_name(f"{training.name}.json").read_text())
+
+
+def episode_lengths(dataset: Path) -> list[int]:
+    files = sorted((dataset / "meta/episodes").rglob("*.parquet"))
+    return [length for file in files for length in pq.read_table(file)["length"].to_pylist()]
