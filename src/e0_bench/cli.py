@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 
@@ -127,6 +128,9 @@ def main() -> None:
         complaint = f"unknown subcommand {name!r}" if name else "which subcommand?"
         print(f"{_help()}\n\ne0: {complaint}", file=sys.stderr)
         sys.exit(2)
+    # Threads that wait by spinning take the cores that other programs need, and those then theirs:
+    # `benchmarks/busy.py`. Read when PyTorch is loaded; the child processes have it, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         SUBCOMMANDS[name](arguments)
     except (ValueError, RuntimeError, OSError) as error:

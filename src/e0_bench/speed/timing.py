@@ -254,13 +254,12 @@ def measure_training(
     """One training step (loss, gradients, AdamW) in samples per second, of ours or of the peer of
     this kind. Parameters and optimizer state are float32; on a GPU the arithmetic is bfloat16 by
     autocast."""
-    images = pictures(case, machine.device)
 
     def begun() -> Callable[[], None]:
         step = (
-            _own_training(case, machine, images)
+            training_step(case, machine)
             if kind is None
-            else _peer_training(case, machine, images, kind)
+            else _peer_training(case, machine, pictures(case, machine.device), kind)
         )
         step()
         step()  # the optimizer's state is there now
@@ -273,9 +272,10 @@ def measure_training(
     return [row | {"memory_mb": memory}]
 
 
-def _own_training(case: Case, machine: Machine, images: list[Tensor]) -> Callable[[], None]:
+def training_step(case: Case, machine: Machine) -> Callable[[], None]:
+    """A training step (loss, gradients, AdamW) of a policy of ours."""
     policy = make_policy(case, machine.device).train()
-    observation = observe(policy, case, images)[0]
+    observation = observe(policy, case, pictures(case, machine.device))[0]
     actions = torch.randn(case.batch, case.horizon, DIMENSIONS, device=machine.device)
     valid = torch.ones(case.batch, case.horizon, dtype=torch.bool, device=machine.device)
     return _training_step(policy, machine, lambda: policy.loss(observation, actions, valid).mean())

@@ -26,7 +26,6 @@ state_only = true
 [training]
 steps = 3
 batch_size = 4
-seeds = [1, 2]
 [training.policy]
 device = "cpu"
 denoising_steps = 1
@@ -59,12 +58,12 @@ def settings(tmp_path: Path) -> ComparisonSettings:
 def test_every_training_goes_on_for_as_many_steps(settings: ComparisonSettings) -> None:
     recipe, out = read_recipe(settings.recipe), settings.directory
     assert recipe.rounds == 2 and recipe.corrected_policies == ["e0"]
-    assert trainings_of(recipe, out, "regression-2") == [
-        (out / "train/regression-2", 3),
-        (out / "corrected/1/regression-2", 2),
-        (out / "corrected/2/regression-2", 2),
+    assert trainings_of(recipe, out, "regression") == [
+        (out / "train/regression", 3),
+        (out / "corrected/1/regression", 2),
+        (out / "corrected/2/regression", 2),
     ]
-    assert final_checkpoint(recipe, out, "regression-2") is None
+    assert final_checkpoint(recipe, out, "regression") is None
     first, second = (recipe.seed_of_corrections(number) for number in (1, 2))
     assert first == 2_000_000 and second >= first + 10, "rounds meet other episodes"
 
@@ -79,20 +78,19 @@ def test_corrections_of_each_training_are_learned_by_it_alone(
         patch.setattr(comparison, "measure", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_comparison(settings)
-    shutil.rmtree(out / "corrected/2/e0-2")
+    shutil.rmtree(out / "corrected/2/e0")
     results = run_comparison(settings)
-    labels = [f"{policy}-{seed}" for seed in (1, 2) for policy in ("e0", "regression")]
-    assert list(results["policies"]) == labels
-    for label in labels:
+    assert list(results["policies"]) == ["e0", "regression"]
+    for label in results["policies"]:
         for number, before in ((1, out / "train"), (2, out / "corrected/1")):
             config = began_with(out / "corrected" / str(number) / label)
             goes_on_from = (before / label / "checkpoints").resolve()
             assert goes_on_from in Path(config["policy"]["pretrained_path"]).resolve().parents
-            own = "dataset" if label.startswith("regression") else f"{label}-dataset"
+            own = {"e0": "e0-dataset", "regression": "dataset"}[label]
             assert Path(config["dataset"]["root"]).name == own
     collected = {path.parents[1].name for path in out.glob("corrections/*/*/meta/collection.json")}
-    assert collected == {"e0-1", "e0-2"}
-    assert len(episode_lengths(out / "corrections/1/e0-1")) == 1
+    assert collected == {"e0"}
+    assert len(episode_lengths(out / "corrections/1/e0")) == 1
     assert not list(out.glob("corrected/*/*-dataset")), "copies are removed"
 
 
