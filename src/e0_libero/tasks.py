@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,10 +59,7 @@ def find_task(name: str) -> Task:
     """A task by its name. Raises UnknownTaskError, and AssetsMissingError."""
     (name,) = task_names([name])
     suite, _, number = name.partition("/")
-    wire()
-    with redirect_stdout(StringIO()):  # it tells the order of its tasks
-        known = import_module("libero.libero.benchmark").get_benchmark_dict()[suite]()
-    task = known.get_task(int(number))
+    task = tasks_of(suite)[int(number)]
 
     def path(kind: str, file: str) -> str:
         folder = import_module("libero.libero").get_libero_path(kind)
@@ -75,3 +73,10 @@ def find_task(name: str) -> Task:
         path("bddl_files", task.bddl_file),
         states,
     )
+
+
+def tasks_of(suite: str) -> list[Any]:
+    """The tasks of a suite as LIBERO tells of them, in order. Raises AssetsMissingError."""
+    wire()
+    with redirect_stdout(StringIO()):  # it tells the order of its tasks
+        return import_module("libero.libero.benchmark").get_benchmark_dict()[suite]().tasks
