@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from e0_libero import pro
+from e0_libero import plus, pro
 from e0_libero.assets import wire
 
 STEP_LIMITS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
@@ -48,7 +48,8 @@ def task_names(names: Sequence[str]) -> list[str]:
         known = [*STEP_LIMITS, *pro.suites()]
         if not found or found[1] not in known or int(found[2] or 0) >= TASKS:
             raise UnknownTaskError(
-                f"no task {name}; known: {', '.join(known)}, or one of ten as libero_10/0"
+                f"no task {name}; known: {', '.join(known)}, or one of ten as libero_10/0; and for "
+                f"evaluation, with the environment type libero_camera, {', '.join(plus.SUITES)}"
             )
         numbers = range(TASKS) if found[2] is None else [int(found[2])]
         tasks += [f"{found[1]}/{number}" for number in numbers]

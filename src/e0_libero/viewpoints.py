@@ -75,11 +75,9 @@ class Viewpoint:
             parts.append("azimuth {}–{}°".format(*_band(azimuth, 25)))
         if elevation:
             parts.append(f"elevation {elevation}°")
-        if self.distance > 100:
+        if self.distance != 100:
             low, high = _band(self.distance - 100, 50)
             parts.append(f"distance ×{1 + low / 100:.2f}–{1 + high / 100:.2f}")
-        if self.distance < 100:
-            parts.append("distance below ×1")
         if yaw or pitch:
             parts.append("turned in place")
         return ", ".join(parts) or "home"

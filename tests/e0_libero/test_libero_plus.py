@@ -106,6 +106,8 @@ def test_viewpoints_are_told_by_how_they_are_moved() -> None:
         "0_0_115_0_0": "distance ×1.01–1.50",
         "0_0_150_0_0": "distance ×1.01–1.50",
         "0_0_200_0_0": "distance ×1.51–2.00",
+        "0_0_90_0_0": "distance ×0.51–1.00",
+        "0_0_100_0_0": "home",
         "0_0_100_2_352": "turned in place",
     }
     assert {name: Viewpoint.parse(name).band for name in bands} == bands
