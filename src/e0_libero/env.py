@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from e0_experts.cameras import Camera, CameraShift
 from e0_libero.tasks import find_task
+from e0_libero.viewpoints import Viewpoint
 
 FREQUENCY = 20  # Hz
 STATE_SIZE, ACTION_SIZE = 8, 7
@@ -38,12 +39,13 @@ class LiberoEnv(gymnasium.Env):
 
     task: as `libero_goal/3`. image_size: pixels; None takes no pictures. camera_shift: of the agent
     view, on the sphere about the point of the table that is in the middle of its picture.
+    viewpoint: of the agent view, in place of a shift, as LIBERO-Plus moves it.
     official_states: whether the episode of seed k begins at official initial state k, modulo 50,
     which evaluation uses; otherwise things lie where the seed says, within the places that the task
     gives them.
 
-    Raises UnknownTaskError, AssetsMissingError, and ValueError for a size that is none; `reset`
-    raises one for a shift that passes over a pole.
+    Raises UnknownTaskError, AssetsMissingError, and ValueError for a size that is none, and for a
+    shift and a viewpoint at once; `reset` raises one for a shift that passes over a pole.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FREQUENCY}  # noqa: RUF012 (Gymnasium's)
@@ -54,17 +56,21 @@ class LiberoEnv(gymnasium.Env):
         *,
         image_size: int | None = None,
         camera_shift: CameraShift | None = None,
+        viewpoint: Viewpoint | None = None,
         official_states: bool = False,
     ) -> None:
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+        if camera_shift is not None and viewpoint is not None:
+            raise ValueError("the agent view is moved by camera_shift or by viewpoint, not by both")
         known = find_task(task)
         self.task, self.task_description = known.name, known.instruction
         self.render_mode = "rgb_array"
         self._max_episode_steps = known.step_limit
         self._states = known.initial_states if official_states else None
         self._cameras = {} if image_size is None else CAMERAS
-        self._shift, self._size = camera_shift, image_size or 1
+        self._shift, self._viewpoint = camera_shift, viewpoint
+        self._size = image_size or 1
         self._picture = np.zeros((1, 1, 3), np.uint8)
         self._bddl_file = known.bddl_file
         self.simulator: Any = None  # LIBERO's `ControlEnv`, from the first reset on
@@ -91,6 +97,8 @@ class LiberoEnv(gymnasium.Env):
         self.simulator.reset()  # which loads the scene anew, its cameras too
         if self._shift is not None:
             move_camera(self.simulator, CAMERAS["image"], self._shift)
+        if self._viewpoint is not None:
+            view_from(self.simulator, CAMERAS["image"], self._viewpoint)
         if self._states is not None:
             self.simulator.set_init_state(self._states[seed % len(self._states)])
         for _ in range(SETTLING_STEPS):
@@ -147,8 +155,22 @@ def move_camera(simulator: Any, name: str, shift: CameraShift) -> None:
     distance = (simulator.env.workspace_offset[2] - eye[2]) / ahead[2]
     camera = Camera(tuple(eye), tuple(eye + distance * ahead), np.radians(model.cam_fovy[number]))
     moved = camera.moved(shift)
-    model.cam_pos[number] = moved.eye
-    rotation = Rotation.from_matrix(looking(moved))
+    _place_camera(simulator, number, np.array(moved.eye), Rotation.from_matrix(looking(moved)))
+
+
+def view_from(simulator: Any, name: str, viewpoint: Viewpoint) -> None:
+    """Move a camera that is fixed in the world, in a scene that was just loaded, to a viewpoint of
+    LIBERO-Plus."""
+    model = simulator.env.sim.model._model
+    number = model.camera(name).id
+    usual = Rotation.from_quat(model.cam_quat[number], scalar_first=True)
+    _place_camera(simulator, number, *viewpoint.moved(model.cam_pos[number], usual))
+
+
+def _place_camera(simulator: Any, number: int, eye: np.ndarray, rotation: Rotation) -> None:
+    """Put a camera at `eye` (3,), its axes turned so."""
+    model = simulator.env.sim.model._model
+    model.cam_pos[number] = eye
     model.cam_quat[number] = rotation.as_quat(scalar_first=True)
     simulator.env.sim.forward()
 

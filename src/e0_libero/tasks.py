@@ -10,11 +10,12 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
+from typing import Any
 
 import numpy as np
 import torch
 
-from e0_libero import pro
+from e0_libero import plus, pro
 from e0_libero.assets import wire
 
 STEP_LIMITS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
@@ -47,7 +48,8 @@ def task_names(names: Sequence[str]) -> list[str]:
         known = [*STEP_LIMITS, *pro.suites()]
         if not found or found[1] not in known or int(found[2] or 0) >= TASKS:
             raise UnknownTaskError(
-                f"no task {name}; known: {', '.join(known)}, or one of ten as libero_10/0"
+                f"no task {name}; known: {', '.join(known)}, or one of ten as libero_10/0; and for "
+                f"evaluation, with the environment type libero_camera, {', '.join(plus.SUITES)}"
             )
         numbers = range(TASKS) if found[2] is None else [int(found[2])]
         tasks += [f"{found[1]}/{number}" for number in numbers]
@@ -58,10 +60,7 @@ def find_task(name: str) -> Task:
     """A task by its name. Raises UnknownTaskError, and AssetsMissingError."""
     (name,) = task_names([name])
     suite, _, number = name.partition("/")
-    wire()
-    with redirect_stdout(StringIO()):  # it tells the order of its tasks
-        known = import_module("libero.libero.benchmark").get_benchmark_dict()[suite]()
-    task = known.get_task(int(number))
+    task = tasks_of(suite)[int(number)]
 
     def path(kind: str, file: str) -> str:
         folder = import_module("libero.libero").get_libero_path(kind)
@@ -75,3 +74,10 @@ def find_task(name: str) -> Task:
         path("bddl_files", task.bddl_file),
         states,
     )
+
+
+def tasks_of(suite: str) -> list[Any]:
+    """The tasks of a suite as LIBERO tells of them, in order. Raises AssetsMissingError."""
+    wire()
+    with redirect_stdout(StringIO()):  # it tells the order of its tasks
+        return import_module("libero.libero.benchmark").get_benchmark_dict()[suite]().tasks

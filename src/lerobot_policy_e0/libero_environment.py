@@ -23,6 +23,9 @@ class LiberoCameraEnvConfig(EnvConfig):
 
     camera_shift: "azimuth,elevation,radius,roll" of the agent view on the sphere around what it
     looks at: degrees, degrees, a factor, degrees. Episode k begins at official initial state k.
+
+    A suite of LIBERO-Plus's camera axis, as `libero_goal_camera`, is one task; episode k has
+    viewpoint k, see `e0_libero.camera_suite.CameraSuiteEnv`.
     """
 
     task: str | None = "libero_object"
@@ -32,8 +35,12 @@ class LiberoCameraEnvConfig(EnvConfig):
 
     def __post_init__(self) -> None:
         from e0_libero.env import ACTION_SIZE, CAMERAS, STATE_SIZE
+        from e0_libero.plus import SUITES
 
-        self._shift()  # refuses what is none
+        if self._shift() is not None and self.task in SUITES:
+            raise ValueError(
+                f"{self.task} moves the camera itself: leave camera_shift out, or take another task"
+            )
         self.features = {
             ACTION: PolicyFeature(FeatureType.ACTION, (ACTION_SIZE,)),
             "agent_pos": PolicyFeature(FeatureType.STATE, (STATE_SIZE,)),
@@ -59,11 +66,17 @@ class LiberoCameraEnvConfig(EnvConfig):
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, VectorEnv]]:
         """{suite: {number of the task: vector env}}, as LeRobot's evaluation wants it."""
+        from e0_libero.camera_suite import CameraSuiteEnv
         from e0_libero.env import LiberoEnv
+        from e0_libero.plus import SUITES
         from e0_libero.tasks import task_names
 
+        task = self.task or ""
+        if task in SUITES:
+            make = partial(CameraSuiteEnv, task, image_size=self.image_size)
+            return {task: {0: make_vector(make, n_envs, use_async_envs)}}
         vectors: dict[str, dict[int, VectorEnv]] = {}
-        for name in task_names([self.task or ""]):
+        for name in task_names([task]):
             suite, _, number = name.partition("/")
             make = partial(LiberoEnv, name, **self.gym_kwargs)
             vectors.setdefault(suite, {})[int(number)] = make_vector(make, n_envs, use_async_envs)

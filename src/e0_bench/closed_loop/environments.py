@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,12 @@ class Environment:
         """Every instruction that an episode may have, as far as the environment tells."""
         return tuple(self._attribute("instructions", (self.instruction,)))
 
+    @property
+    def variant(self) -> str | None:
+        """What a suite calls the variant of its task that the present episode is; None where there
+        are none."""
+        return self._attribute("variant", None)
+
     def reset(self, seed: int) -> dict[str, Any]:
         """Start the episode of this seed; the observation has a leading axis of 1."""
         from lerobot.envs.utils import NEW_ROLLOUT_OPTION
@@ -210,7 +216,8 @@ def open_environment(settings: EnvironmentSettings, name: str) -> Environment:
 
 
 def environment_names(settings: EnvironmentSettings, task: str) -> list[str]:
-    """The environments behind a task: itself, or all of a suite as "suite/0", "suite/1", ..."""
+    """The environments behind a task: itself, or all of a suite as "suite/0", "suite/1", ... Raises
+    UnknownEnvironmentError for a number that the suite does not have."""
     if (settings, task) in _open:
         return [task]
     vectors = _create(settings, task)
@@ -219,6 +226,8 @@ def environment_names(settings: EnvironmentSettings, task: str) -> list[str]:
         return [task]
     for vector in vectors.values():
         vector.close()
+    if _suite(task) != task:
+        raise _no_task(task, vectors)
     return list(vectors)
 
 
@@ -234,7 +243,7 @@ def _create(settings: EnvironmentSettings, task: str) -> dict[str, VectorEnv]:
             f"{type(error).__name__}: {error}"
         ) from error
     vectors = [(suite, number, v) for suite, some in suites.items() for number, v in some.items()]
-    if len(vectors) == 1:
+    if len(vectors) == 1 and task in (_suite(task), f"{_suite(task)}/{vectors[0][1]}"):
         return {task: vectors[0][2]}
     return {f"{suite}/{number}": vector for suite, number, vector in vectors}
 
@@ -242,12 +251,16 @@ def _create(settings: EnvironmentSettings, task: str) -> dict[str, VectorEnv]:
 def _keep_open(settings: EnvironmentSettings, name: str, vectors: dict[str, VectorEnv]) -> None:
     """Keep one of the environments, close the others and those that were not used lately."""
     if name not in vectors:
-        raise UnknownEnvironmentError(f"no task {name!r}; there are {', '.join(vectors)}")
+        raise _no_task(name, vectors)
     for other in vectors.keys() - {name}:
         vectors[other].close()
     while len(_open) >= KEPT_OPEN:
         _open.pop(next(iter(_open))).vector.close()
     _open[settings, name] = Environment(settings, name, vectors[name])
+
+
+def _no_task(name: str, known: Iterable[str]) -> UnknownEnvironmentError:
+    return UnknownEnvironmentError(f"no task {name!r}; there are {', '.join(known)}")
 
 
 def _suite(task: str) -> str:

@@ -66,9 +66,11 @@ class EpisodeResult:
     policy's decoding looks at it (see `e0.ambiguity`). For tasks that can be done in several ways,
     way: the last one that was being gone, None if there was none; changes_of_mind: how often it
     changed; between: whether the tool was ever where it is on none of them. smoothness: of what was
-    executed from chunks that came late, see `delays.LateChunks`. The scores are VLABench's, in
-    [0, 1] (`clients/vlabench`): intention_score, whether the gripper went to the right things;
-    progress_score, how far the task got by the paper; released_progress_score, by its code.
+    executed from chunks that came late, see `delays.LateChunks`. variant: of the task, as its suite
+    calls it, where episodes are variants of one (`e0_libero.camera_suite`). The scores are
+    VLABench's, in [0, 1] (`clients/vlabench`): intention_score, whether the gripper went to the
+    right things; progress_score, how far the task got by the paper; released_progress_score, by its
+    code.
     """
 
     policy: str
@@ -92,6 +94,7 @@ class EpisodeResult:
     intention_score: float | None = None
     progress_score: float | None = None
     released_progress_score: float | None = None
+    variant: str | None = None
 
     @property
     def job(self) -> EpisodeJob:
@@ -142,6 +145,7 @@ _OPTIONAL_FIELDS: dict[str, type] = {
     "intention_score": float,
     "progress_score": float,
     "released_progress_score": float,
+    "variant": str,
 }
 
 

@@ -183,6 +183,7 @@ class Runner:
             changes_of_mind=changes_of_mind(progress.ways) if progress.ways else None,
             between=progress.between,
             smoothness=None if late is None else late.smoothness(self._deviation()),
+            variant=environment.variant,
         )
 
     def _late_chunks(self, job: EpisodeJob) -> LateChunks | None:

@@ -13,6 +13,11 @@ from e0_bench.closed_loop.camera_shifts import is_moved, shift_rows
 from e0_bench.closed_loop.delays import NOTE as DELAYS_NOTE
 from e0_bench.closed_loop.delays import delays_summary, delays_table
 from e0_bench.closed_loop.episodes import EpisodeResult
+from e0_bench.closed_loop.viewpoints import (
+    VIEWPOINTS_NOTE,
+    viewpoints_summary,
+    viewpoints_table,
+)
 from e0_bench.closed_loop.ways import WAYS_NOTE, ways_summary, ways_table
 from e0_bench.statistics import (
     Outcomes,
@@ -45,12 +50,14 @@ def summarize(
     policies and task. controls: each policy as usual against itself under a control, on the
     control's seeds. moved: a row for each pair of policies and task under each control that moves
     cameras, judged for each of these controls apart; missing without such controls. ways: see
-    `ways_summary`; missing without tasks that have several. delays: see `delays_summary`.
+    `ways_summary`; missing without tasks that have several. viewpoints: see `viewpoints_summary`;
+    missing without LIBERO-Plus's cameras. delays: see `delays_summary`.
     calibration: by policy with entropies, how well they tell failures; ambiguity: the same of it,
     missing where no policy tells it. Raises PairingError if episodes are missing.
     """
     where_there_are = _moved(episodes, policies, controls)
     where_there_are |= ways_summary(episodes, policies, shares or {})
+    where_there_are |= viewpoints_summary(episodes, policies)
     where_there_are |= delays_summary(episodes, policies, tasks, controls)
     if ambiguity := calibration(episodes, policies, "ambiguity"):
         where_there_are["ambiguity"] = ambiguity
@@ -219,6 +226,9 @@ def markdown(summary: dict[str, Any]) -> str:
         parts += [_comparison_table(summary["comparisons"], ("first", "second")), COMPARISON_NOTE]
     if "ways" in summary:
         parts += ["## Ways", ways_table(summary["ways"]), WAYS_NOTE]
+    if "viewpoints" in summary:
+        parts += ["## Success by viewpoint", viewpoints_table(summary["viewpoints"])]
+        parts += [VIEWPOINTS_NOTE]
     if "delays" in summary:
         parts += ["## Chunks that come late", delays_table(summary["delays"]), DELAYS_NOTE]
     if "moved" in summary:

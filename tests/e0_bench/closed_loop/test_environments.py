@@ -142,6 +142,12 @@ def test_a_suite_stands_for_its_tasks() -> None:
     assert open_environment(settings, "suite/1") is open_environment(settings, "suite/1")
     with pytest.raises(UnknownEnvironmentError, match="no task 'suite/3'; there are suite/0"):
         open_environment(settings, "suite/3")
+    with pytest.raises(UnknownEnvironmentError, match="no task 'suite/3'; there are suite/0"):
+        environment_names(settings, "suite/3")
+    alone = EnvironmentSettings("countdown")
+    assert environment_names(alone, "Countdown-v0") == ["Countdown-v0"]
+    with pytest.raises(UnknownEnvironmentError, match="no task 'Countdown-v0/1'; there are "):
+        environment_names(alone, "Countdown-v0/1")
 
 
 def test_changed_options_take_the_place_of_earlier_ones() -> None:
