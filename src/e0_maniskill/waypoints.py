@@ -86,12 +86,14 @@ def rise_from(scene: Scene, name: str, half_length: float = 0.0) -> Plan:
     """Open and rise, where an expert that takes over finds the hand low beside what it is to grasp,
     so that the way to it does not lead through it. half_length: metres, of something long along its
     x axis."""
-    offset = (scene.pose(name).inverse() * scene.tool()).position
-    beside = np.hypot(max(0.0, abs(offset[0]) - half_length), offset[1])
-    height = scene.tool().position[2] - scene.pose(name).position[2]
+    thing, tool = scene.pose(name), scene.tool()
+    offset = tool.position - thing.position
+    axis = thing.rotation.apply([1.0, 0.0, 0.0])[:2]
+    along = np.clip(offset[:2] @ axis, -half_length, half_length)
+    beside, height = np.linalg.norm(offset[:2] - along * axis), offset[2]
     around = beside < _AROUND and scene.is_open()
     if height < _LOW and not around and not scene.holds(name):
-        up = scene.tool().raised(APPROACH_HEIGHT - height)
+        up = tool.raised(APPROACH_HEIGHT - height)
         yield Waypoint(up, OPEN, position_tolerance=0.02, rotation_tolerance=ANY_ROTATION)
 
 

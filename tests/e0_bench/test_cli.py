@@ -1,6 +1,7 @@
 """The command `e0`: what it prints, and that errors are a line of text, not a traceback."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -228,6 +229,27 @@ def test_errors_of_training_are_one_line(
     assert code == 1
     line = next(line for line in err.splitlines() if line.startswith("e0: "))
     assert told in line and "Traceback" not in err[err.index(line) :]
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_sleep_unless_told_otherwise(
+    given: str | None,
+    found: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    tell = {"doctor": lambda _: print(os.environ["OMP_WAIT_POLICY"])}
+    monkeypatch.setattr(cli, "SUBCOMMANDS", tell)
+    assert run_here(["doctor"], monkeypatch, capsys)[1].strip() == found
+
+
+def test_the_command_is_there_before_pytorch() -> None:
+    """Which reads how threads wait as it is loaded."""
+    code = "import sys, e0_bench.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_debug_shows_the_traceback(
