@@ -6,6 +6,7 @@ simulator's live state when they are asked, so that slips of the grasp are corre
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -13,7 +14,16 @@ from scipy.spatial.transform import Rotation
 from e0_experts.poses import UP, Pose, gripper_down, nearest_angle, translation
 from e0_experts.waypoints import ANY_ROTATION, Follower, Plan, Waypoint
 from e0_maniskill.env import ManiSkillEnv
-from e0_maniskill.waypoints import APPROACH_HEIGHT, CLOSED, OPEN, Scene, grasp_at, lift_cube
+from e0_maniskill.motion_plans import push_or_pick_cube
+from e0_maniskill.waypoints import (
+    APPROACH_HEIGHT,
+    CLOSED,
+    OPEN,
+    Scene,
+    come_behind,
+    grasp_at,
+    lift_cube,
+)
 
 _CUBE_SIZE = 0.04
 _POST_CLEARANCE = 0.17  # metres from the post to the cube that is carried past it
@@ -80,13 +90,15 @@ def _pick_either_cube(scene: Scene) -> Plan:
     return lift_cube(scene, ("left_cube", "right_cube")[scene.way])
 
 
-def _pass_post(scene: Scene) -> Plan:
-    post, target = scene.pose("post").position, scene.pose("target").position
+def _pass_posts(scene: Scene) -> Plan:
+    posts, target = scene.poses("posts"), scene.pose("target").position
     grasp = Pose(scene.pose("cube").position, scene.grasp_rotation(0.0, np.pi))
     yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
     # The hand is 20 cm wide and comes 10 cm to the side of what it holds.
-    aside = (_POST_CLEARANCE, -_POST_CLEARANCE)[scene.way]
-    for ahead in (-0.07, 0.07):
+    sides = (_POST_CLEARANCE, -_POST_CLEARANCE)
+    for index, ahead in product(range(len(posts)), (-0.07, 0.07)):
+        post = posts[index].position
+        aside = sides[scene.way >> (len(posts) - 1 - index) & 1]
         beside = np.array([post[0] + ahead, post[1] + aside, _CARRYING_HEIGHT])
         yield Waypoint(
             lambda beside=beside: scene.carry("cube", beside, grasp.rotation),
@@ -107,11 +119,8 @@ def _push_cube(scene: Scene) -> Plan:
     cube, goal = scene.pose("obj").position, scene.pose("goal_region").position
     enough = goal - np.array([0.13, 0, 0])  # the cube is well within the target's rim
     rotation = scene.reaching(scene.grasp_rotation(0.0, np.pi), enough)
-    above = Pose(cube + np.array([-0.08, 0, 0.06]), rotation)
-    behind = Pose(cube + np.array([-0.06, 0, -0.003]), rotation)
     pushed = Pose(np.array([goal[0] - 0.04, cube[1], 0.017]), rotation)
-    yield Waypoint(above, CLOSED, position_tolerance=0.025, rotation_tolerance=0.2)
-    yield Waypoint(behind, CLOSED, rotation_tolerance=0.1)
+    yield from come_behind(cube, rotation)
     yield Waypoint(pushed, CLOSED, position_tolerance=0, max_steps=60, speed=0.5)
 
 
@@ -296,5 +305,7 @@ _PLANS: dict[str, Callable[[Scene], Plan]] = {
     "PlugCharger-v1": _plug_charger,
     "PickNamedCube-v1": _pick_named_cube,
     "PickEitherCube-v1": _pick_either_cube,
-    "PassPost-v1": _pass_post,
+    "PassPost-v1": _pass_posts,
+    "PassTwoPosts-v1": _pass_posts,
+    "PushOrPickCube-v1": push_or_pick_cube,
 }

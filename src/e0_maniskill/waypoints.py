@@ -31,8 +31,11 @@ class Scene:
 
     def pose(self, name: str) -> Pose:
         """The simulator's actor or pose of this name."""
-        thing = getattr(self.simulator, name)
-        return Pose.from_wxyz(getattr(thing, "pose", thing).raw_pose[0].numpy())
+        return _pose(getattr(self.simulator, name))
+
+    def poses(self, name: str) -> list[Pose]:
+        """Those in the simulator's list of this name."""
+        return [_pose(thing) for thing in getattr(self.simulator, name)]
 
     def tool_yaw(self) -> float:
         """The yaw for which `gripper_down` gives the tool's present orientation."""
@@ -71,6 +74,11 @@ class Scene:
         return destination * self.pose(name).inverse() * self.tool()
 
 
+def _pose(thing: Any) -> Pose:
+    """Of an actor, or of a pose itself."""
+    return Pose.from_wxyz(getattr(thing, "pose", thing).raw_pose[0].numpy())
+
+
 def grasp_at(
     grasp: Pose,
     approach: Pose,
@@ -92,3 +100,11 @@ def lift_cube(scene: Scene, name: str) -> Plan:
     grasp = Pose(scene.pose(name).position, scene.grasp_rotation(0.0, np.pi))
     yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
     yield Waypoint(grasp.raised(LIFT_HEIGHT), CLOSED, position_tolerance=0, max_steps=60)
+
+
+def come_behind(cube: np.ndarray, rotation: Rotation) -> Plan:
+    """Come down with closed fingers between the robot and a cube (its position, 3, metres), 6 cm
+    from its centre, to push it away from the robot."""
+    above, behind = cube + np.array([-0.08, 0, 0.06]), cube + np.array([-0.06, 0, -0.003])
+    yield Waypoint(Pose(above, rotation), CLOSED, position_tolerance=0.025, rotation_tolerance=0.2)
+    yield Waypoint(Pose(behind, rotation), CLOSED, rotation_tolerance=0.1)

@@ -1,0 +1,38 @@
+"""Plans of tasks whose ways are different kinds of motion."""
+
+import numpy as np
+
+from e0_experts.poses import UP, Pose
+from e0_experts.waypoints import Plan, Waypoint
+from e0_maniskill.waypoints import APPROACH_HEIGHT, CLOSED, Scene, come_behind, grasp_at
+
+_CARRYING_HEIGHT = 0.05
+
+
+def push_or_pick_cube(scene: Scene) -> Plan:
+    """Push the cube to the target (way 0), or pick it up and carry it there (way 1)."""
+    return (_push, _pick)[scene.way](scene)
+
+
+def _push(scene: Scene) -> Plan:
+    cube, target = scene.pose("cube").position, scene.pose("target").position
+    rotation = scene.grasp_rotation(0.0, np.pi)
+
+    def pushed() -> Pose:
+        """Behind the middle of the cube, wherever it has slid to, as far as the target."""
+        return Pose(np.array([target[0] - 0.03, scene.pose("cube").position[1], 0.017]), rotation)
+
+    yield from come_behind(cube, rotation)
+    yield Waypoint(pushed, CLOSED, position_tolerance=0, max_steps=60, speed=0.5)
+
+
+def _pick(scene: Scene) -> Plan:
+    over = scene.pose("target").position + _CARRYING_HEIGHT * UP
+    grasp = Pose(scene.pose("cube").position, scene.grasp_rotation(0.0, np.pi))
+    yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
+    yield Waypoint(
+        lambda: scene.carry("cube", over, grasp.rotation),
+        CLOSED,
+        position_tolerance=0,
+        max_steps=60,
+    )
