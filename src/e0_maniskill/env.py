@@ -344,7 +344,8 @@ def _make_simulator(task: Task, hand_camera: bool, state_only: bool) -> Any:
     import e0_maniskill.either_cube  # registers ours
     import e0_maniskill.named_cube
     import e0_maniskill.pass_post
-    import e0_maniskill.push_or_pick  # noqa: F401
+    import e0_maniskill.push_or_pick
+    import e0_maniskill.two_styles  # noqa: F401
 
     mani_skill.logger.addFilter(_no_needless_warning)
     with allow_no_vulkan() if state_only else nullcontext():

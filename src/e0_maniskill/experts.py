@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from e0_experts.poses import UP, Pose, gripper_down, nearest_angle, translation
 from e0_experts.waypoints import ANY_ROTATION, Follower, Plan, Waypoint
 from e0_maniskill.env import ManiSkillEnv
-from e0_maniskill.motion_plans import push_or_pick_cube
+from e0_maniskill.motion_plans import pick_cube_in_style, push_or_pick_cube
 from e0_maniskill.waypoints import (
     APPROACH_HEIGHT,
     CLOSED,
@@ -308,4 +308,5 @@ _PLANS: dict[str, Callable[[Scene], Plan]] = {
     "PassPost-v1": _pass_posts,
     "PassTwoPosts-v1": _pass_posts,
     "PushOrPickCube-v1": push_or_pick_cube,
+    "PickCubeTwoStyles-v1": pick_cube_in_style,
 }

@@ -1,12 +1,15 @@
 """Plans of tasks whose ways are different kinds of motion."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from e0_experts.poses import UP, Pose
+from e0_experts.poses import UP, Pose, gripper_down
 from e0_experts.waypoints import Plan, Waypoint
-from e0_maniskill.waypoints import APPROACH_HEIGHT, CLOSED, Scene, come_behind, grasp_at
+from e0_maniskill.waypoints import APPROACH_HEIGHT, CLOSED, Scene, come_behind, grasp_at, lift
 
 _CARRYING_HEIGHT = 0.05
+_SLOW = 0.5  # share of the usual speed
 
 
 def push_or_pick_cube(scene: Scene) -> Plan:
@@ -36,3 +39,12 @@ def _pick(scene: Scene) -> Plan:
         position_tolerance=0,
         max_steps=60,
     )
+
+
+def pick_cube_in_style(scene: Scene) -> Plan:
+    """Lift the cube as fast as usual (way 0), or slowly and with the gripper turned by 90 degrees,
+    always to the same side (way 1)."""
+    yaw, pace = ((0.0, 1.0), (np.pi / 2, _SLOW))[scene.way]
+    grasp = Pose(scene.pose("cube").position, gripper_down(yaw))
+    for waypoint in lift(grasp):
+        yield replace(waypoint, speed=pace * waypoint.speed)

@@ -116,6 +116,7 @@ class PassPostEnv(TableTaskEnv):
         }
 
     def _way(self) -> torch.Tensor:
+        """Keeps on which side of each post the cube was last."""
         sides = self._sides_now()
         self._sides = torch.where(sides < 0, self._sides, sides)
         chosen = (sides[:, -1] >= 0) & (self._sides >= 0).all(dim=1)
@@ -162,8 +163,9 @@ class PassPostEnv(TableTaskEnv):
 class PassTwoPostsEnv(PassPostEnv):
     """The same with a second post, 17 cm beyond the first: whoever sees one knows both.
 
-    A second post may be passed on the other side than the first: there is room for the hand between
-    them.
+    The second post may be passed on the other side than the first: there is room for the hand
+    between them. The way is open until the cube is beside the second post, so that who changes from
+    one side of the first to the other has not left a way.
     """
 
     POSTS_AT = (-0.17, 0.0)

@@ -1,9 +1,9 @@
 """The tasks this package knows, as plain data.
 
 Names, step limits and scenes are ManiSkill 3's (https://maniskill.readthedocs.io), except those of
-our own tasks: PickNamedCube-v1, PickEitherCube-v1, PassPost-v1, PassTwoPosts-v1 and
-PushOrPickCube-v1 (see `named_cube`, `either_cube`, `pass_post` and `push_or_pick`); the
-instructions are ours. All tasks run at 20 Hz with the Panda arm.
+our own tasks: PickNamedCube-v1, PickEitherCube-v1, PassPost-v1, PassTwoPosts-v1, PushOrPickCube-v1
+and PickCubeTwoStyles-v1 (see `named_cube`, `either_cube`, `pass_post`, `push_or_pick` and
+`two_styles`); the instructions are ours. All tasks run at 20 Hz with the Panda arm.
 """
 
 import difflib
@@ -142,6 +142,14 @@ _ALL_TASKS = (
         robot="panda",
         objects=("cube", "target"),
         ways=(0.4, 0.6),
+    ),
+    Task(
+        name="PickCubeTwoStyles-v1",
+        instructions=("pick up the red cube",),
+        episode_length=80,
+        robot="panda",
+        objects=("cube", "tool"),
+        ways=(0.6, 0.4),
     ),
 )
 

@@ -97,7 +97,11 @@ def lift_cube(scene: Scene, name: str) -> Plan:
     """Grasp the cube of this name and hold it up. The gripper keeps its own yaw: it opens wider
     than the cube's diagonal and squares the cube up as it closes, and a yaw that can hardly be seen
     is hard to imitate."""
-    grasp = Pose(scene.pose(name).position, scene.grasp_rotation(0.0, np.pi))
+    yield from lift(Pose(scene.pose(name).position, scene.grasp_rotation(0.0, np.pi)))
+
+
+def lift(grasp: Pose) -> Plan:
+    """Grasp what is there from above, and hold it up."""
     yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
     yield Waypoint(grasp.raised(LIFT_HEIGHT), CLOSED, position_tolerance=0, max_steps=60)
 

@@ -26,6 +26,7 @@ def test_limits_and_goals() -> None:
         "PassPost-v1": 80,
         "PassTwoPosts-v1": 110,
         "PushOrPickCube-v1": 60,
+        "PickCubeTwoStyles-v1": 80,
     }
     assert [name for name, task in TASKS.items() if task.has_goal] == ["PickCube-v1"]
 
@@ -37,7 +38,8 @@ def test_limits_are_the_simulators() -> None:
     import e0_maniskill.either_cube
     import e0_maniskill.named_cube
     import e0_maniskill.pass_post
-    import e0_maniskill.push_or_pick  # noqa: F401
+    import e0_maniskill.push_or_pick
+    import e0_maniskill.two_styles  # noqa: F401
 
     for name, task in TASKS.items():
         assert REGISTERED_ENVS[name].max_episode_steps == task.episode_length
@@ -58,6 +60,7 @@ def test_shares_of_ways_add_up() -> None:
         "PassPost-v1": (0.3, 0.7),
         "PassTwoPosts-v1": (0.1, 0.2, 0.3, 0.4),
         "PushOrPickCube-v1": (0.4, 0.6),
+        "PickCubeTwoStyles-v1": (0.6, 0.4),
     }
     assert all(math.isclose(sum(ways), 1) for ways in several.values())
 
