@@ -6,7 +6,7 @@ simulator's live state when they are asked, so that slips of the grasp are corre
 """
 
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -96,16 +96,20 @@ def _pass_posts(scene: Scene) -> Plan:
     yield from grasp_at(grasp, grasp.raised(APPROACH_HEIGHT))
     # The hand is 20 cm wide and comes 10 cm to the side of what it holds.
     sides = (_POST_CLEARANCE, -_POST_CLEARANCE)
-    for index, ahead in product(range(len(posts)), (-0.07, 0.07)):
-        post = posts[index].position
-        aside = sides[scene.way >> (len(posts) - 1 - index) & 1]
-        beside = np.array([post[0] + ahead, post[1] + aside, _CARRYING_HEIGHT])
-        yield Waypoint(
-            lambda beside=beside: scene.carry("cube", beside, grasp.rotation),
-            CLOSED,
-            position_tolerance=0.03,
-            rotation_tolerance=ANY_ROTATION,
-        )
+    places = [post.position[0] for post in posts]
+    between = [(near + far) / 2 for near, far in pairwise(places)]
+    # It changes sides midway between two posts, where it is farthest from both.
+    turns = [places[0] - 0.07, *between, places[-1] + 0.07]
+    for index, (start, end) in enumerate(pairwise(turns)):
+        aside = posts[index].position[1] + sides[scene.way >> (len(posts) - 1 - index) & 1]
+        for ahead in (start, end):
+            beside = np.array([ahead, aside, _CARRYING_HEIGHT])
+            yield Waypoint(
+                lambda beside=beside: scene.carry("cube", beside, grasp.rotation),
+                CLOSED,
+                position_tolerance=0.03,
+                rotation_tolerance=ANY_ROTATION,
+            )
     over = np.array([target[0], target[1], _CARRYING_HEIGHT])
     yield Waypoint(
         lambda: scene.carry("cube", over, grasp.rotation),
