@@ -20,6 +20,11 @@ _BASE_CAMERAS = {
     "PickNamedCube-v1": Camera(eye=(0.5, 0.0, 0.45), target=(0.01, 0.0, 0.06), field_of_view=0.62),
     "PickEitherCube-v1": Camera(eye=(0.5, 0.0, 0.45), target=(0.01, 0.0, 0.06), field_of_view=0.62),
     "PassPost-v1": Camera(eye=(0.45, 0.45, 0.6), target=(-0.03, 0.0, 0.05), field_of_view=0.64),
+    "PassTwoPosts-v1": Camera(eye=(0.45, 0.45, 0.6), target=(-0.1, 0.0, 0.07), field_of_view=0.76),
+    "PushOrPickCube-v1": Camera(eye=(0.5, 0.0, 0.5), target=(-0.05, 0.0, 0.07), field_of_view=0.64),
+    "PickCubeTwoStyles-v1": Camera(
+        eye=(0.35, 0.4, 0.5), target=(0.0, 0.0, 0.07), field_of_view=0.62
+    ),
     "PlugCharger-v1": Camera(eye=(-0.3, 0.45, 0.4), target=(-0.02, 0.03, 0.04), field_of_view=0.74),
 }
 

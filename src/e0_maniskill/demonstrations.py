@@ -35,9 +35,10 @@ def demonstrated_way(task: str, seed: int) -> int:
 
 
 def demonstrator(env: ManiSkillEnv, seed: int) -> Expert:
-    """The expert of an environment that was reset with this seed. Where a task can be done in
-    several ways, it goes that of `demonstrated_way`."""
-    return Expert(env, demonstrated_way(env.task, seed))
+    """The expert of an environment in the episode of this seed. Where a task can be done in several
+    ways it goes the one that is being gone, and otherwise, as after a reset, `demonstrated_way`."""
+    gone = int(env.simulator.evaluate()["way"][0]) if env.specification.ways else -1
+    return Expert(env, demonstrated_way(env.task, seed) if gone < 0 else gone)
 
 
 @dataclass(frozen=True)

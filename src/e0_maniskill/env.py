@@ -55,7 +55,7 @@ class ManiSkillEnv(gymnasium.Env):
     (1 open, -1 closed). ManiSkill's `pd_ee_delta_pose` at 20 Hz.
 
     An episode terminates on success, once the wrong object is lifted where an instruction names
-    one, or once the post of PassPost-v1 is knocked, and is truncated at the step limit;
+    one, or once a post that is to be passed is knocked, and is truncated at the step limit;
     `info["is_success"]` and `info["wrong_object"]` are there on every step. Where a task can be
     done in several ways (see `Task.ways`), so are `info["way"]`, the one that is being gone
     (counted from 0; -1 while that is open), and `info["between"]`, whether the tool is where it is
@@ -343,7 +343,9 @@ def _make_simulator(task: Task, hand_camera: bool, state_only: bool) -> Any:
 
     import e0_maniskill.either_cube  # registers ours
     import e0_maniskill.named_cube
-    import e0_maniskill.pass_post  # noqa: F401
+    import e0_maniskill.pass_post
+    import e0_maniskill.push_or_pick
+    import e0_maniskill.two_styles  # noqa: F401
 
     mani_skill.logger.addFilter(_no_needless_warning)
     with allow_no_vulkan() if state_only else nullcontext():

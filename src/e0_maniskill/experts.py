@@ -7,6 +7,7 @@ with what is not done yet, so that an expert can take over in the middle of an e
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -14,11 +15,13 @@ from scipy.spatial.transform import Rotation
 from e0_experts.poses import UP, Pose, gripper_down, nearest_angle, translation
 from e0_experts.waypoints import ANY_ROTATION, Follower, Plan, Waypoint
 from e0_maniskill.env import ManiSkillEnv
+from e0_maniskill.motion_plans import pick_cube_in_style, push_or_pick_cube
 from e0_maniskill.waypoints import (
     APPROACH_HEIGHT,
     CLOSED,
     OPEN,
     Scene,
+    come_behind,
     grasp_at,
     lift_cube,
     rise_from,
@@ -91,23 +94,29 @@ def _pick_either_cube(scene: Scene) -> Plan:
     return lift_cube(scene, ("left_cube", "right_cube")[scene.way])
 
 
-def _pass_post(scene: Scene) -> Plan:
-    post, target = scene.pose("post").position, scene.pose("target").position
+def _pass_posts(scene: Scene) -> Plan:
+    posts, target = scene.poses("posts"), scene.pose("target").position
     yield from rise_from(scene, "cube")
     grasp = Pose(scene.pose("cube").position, scene.grasp_rotation(0.0, np.pi))
     yield from grasp_at(scene, "cube", grasp, grasp.raised(APPROACH_HEIGHT))
     # The hand is 20 cm wide and comes 10 cm to the side of what it holds.
-    aside = (_POST_CLEARANCE, -_POST_CLEARANCE)[scene.way]
-    for ahead in (-0.07, 0.07):
-        if scene.pose("cube").position[0] > post[0] + ahead + 0.03:
-            continue  # it is past that already
-        beside = np.array([post[0] + ahead, post[1] + aside, _CARRYING_HEIGHT])
-        yield Waypoint(
-            lambda beside=beside: scene.carry("cube", beside, grasp.rotation),
-            CLOSED,
-            position_tolerance=0.03,
-            rotation_tolerance=ANY_ROTATION,
-        )
+    sides = (_POST_CLEARANCE, -_POST_CLEARANCE)
+    places = [post.position[0] for post in posts]
+    between = [(near + far) / 2 for near, far in pairwise(places)]
+    # It changes sides midway between two posts, where it is farthest from both.
+    turns = [places[0] - 0.07, *between, places[-1] + 0.07]
+    for index, (start, end) in enumerate(pairwise(turns)):
+        aside = posts[index].position[1] + sides[scene.way >> (len(posts) - 1 - index) & 1]
+        for ahead in (start, end):
+            if scene.pose("cube").position[0] > ahead + 0.03:
+                continue  # it is past that already
+            beside = np.array([ahead, aside, _CARRYING_HEIGHT])
+            yield Waypoint(
+                lambda beside=beside: scene.carry("cube", beside, grasp.rotation),
+                CLOSED,
+                position_tolerance=0.03,
+                rotation_tolerance=ANY_ROTATION,
+            )
     over = np.array([target[0], target[1], _CARRYING_HEIGHT])
     yield Waypoint(
         lambda: scene.carry("cube", over, grasp.rotation),
@@ -121,17 +130,8 @@ def _push_cube(scene: Scene) -> Plan:
     cube, goal = scene.pose("obj").position, scene.pose("goal_region").position
     enough = goal - np.array([0.13, 0, 0])  # the cube is well within the target's rim
     rotation = scene.reaching(scene.grasp_rotation(0.0, np.pi), enough)
-    above = Pose(cube + np.array([-0.08, 0, 0.06]), rotation)
-    behind = Pose(cube + np.array([-0.06, 0, -0.003]), rotation)
     pushed = Pose(np.array([goal[0] - 0.04, cube[1], 0.017]), rotation)
-    place = scene.tool().position - cube
-    low, behind_it = place[2] < 0.03, -0.10 < place[0] < -0.025 and abs(place[1]) < 0.015
-    if low and not behind_it:  # the way there might lead through the cube
-        up = scene.tool().raised(0.06 - place[2])
-        yield Waypoint(up, CLOSED, position_tolerance=0.02, rotation_tolerance=ANY_ROTATION)
-    if not (low and behind_it):
-        yield Waypoint(above, CLOSED, position_tolerance=0.025, rotation_tolerance=0.2)
-        yield Waypoint(behind, CLOSED, rotation_tolerance=0.1)
+    yield from come_behind(scene, "obj", rotation)
     yield Waypoint(pushed, CLOSED, position_tolerance=0, max_steps=60, speed=0.5)
 
 
@@ -338,5 +338,8 @@ _PLANS: dict[str, Callable[[Scene], Plan]] = {
     "PlugCharger-v1": _plug_charger,
     "PickNamedCube-v1": _pick_named_cube,
     "PickEitherCube-v1": _pick_either_cube,
-    "PassPost-v1": _pass_post,
+    "PassPost-v1": _pass_posts,
+    "PassTwoPosts-v1": _pass_posts,
+    "PushOrPickCube-v1": push_or_pick_cube,
+    "PickCubeTwoStyles-v1": pick_cube_in_style,
 }

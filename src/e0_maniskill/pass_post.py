@@ -1,33 +1,37 @@
-"""PassPost-v1: carry a cube past a post, on its left or on its right.
+"""PassPost-v1 and PassTwoPosts-v1: carry a cube past posts, on the left or on the right of each.
 
-Both ways lead to the target, and nothing in the scene tells which one a demonstration goes; the
-mean of both leads into the post. Importing this module loads ManiSkill, and makes the task known to
-it.
+All ways lead to the target, and nothing in the scene tells which one a demonstration goes; the mean
+of two leads into a post. Importing this module loads ManiSkill, and makes the tasks known to it.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sapien
 import torch
-from mani_skill.utils.building.actors import build_box, build_cube, build_red_white_target
+from mani_skill.utils.building.actors import build_box, build_cube
 from mani_skill.utils.registration import register_env
-from mani_skill.utils.structs import Actor, Pose
-from transforms3d.euler import euler2quat
+from mani_skill.utils.structs import Actor
 
-from e0_maniskill.table_task import LARGEST_REWARD, TableTaskEnv
+from e0_maniskill.cubes import HALF_SIZE
+from e0_maniskill.table_task import (
+    LARGEST_REWARD,
+    TableTaskEnv,
+    build_target,
+    lay_target,
+    put_on_table,
+)
 
-_HALF_SIZE = 0.02  # of the cube, metres
 _POST_HALF_SIZE = (0.015, 0.015, 0.09)
 _TARGET_RADIUS = 0.04
 _REACHED = 0.03  # metres from the target's centre
 _HIGHEST = 0.12  # metres: the post is 0.18 high, and over it is no way
 _SHIFTED, _UPRIGHT = 0.01, float(np.cos(np.deg2rad(10)))
 _DEAD_BAND = 0.025  # metres to the side of the post
-_PASSED = 0.08  # metres beyond the post
-# Joints 2, 4 and 6 as ManiSkill has them, and with the tool farther back, before the post.
+_PASSED = 0.08  # metres beyond the last post
+_BESIDE = 0.05  # metres: between posts the side may change, farther than this from both
+# Joints 2, 4 and 6 as ManiSkill has them.
 _USUAL_POSTURE = (np.pi / 8, -np.pi * 5 / 8, np.pi * 3 / 4)
-_POSTURE = (-0.15, -2.65, 2.5)
 
 
 @register_env("PassPost-v1", max_episode_steps=80)
@@ -43,28 +47,29 @@ class PassPostEnv(TableTaskEnv):
     to 12 cm: the post is higher, but the arm could reach over it.
 
     Attributes:
-        cube: of 4 cm. post: 18 cm high. target: a disc on the table.
+        cube: of 4 cm. posts: 18 cm high, the nearest first. post: the nearest. target: a disc on
+            the table.
     """
+
+    POSTS_AT: ClassVar[tuple[float, ...]] = (-0.06,)  # x of each, metres
+    # Joints 2, 4 and 6 with the tool farther back than usual, before the posts.
+    POSTURE: ClassVar[tuple[float, float, float]] = (-0.15, -2.65, 2.5)
 
     def _load_scene(self, options: dict) -> None:
         super()._load_scene(options)
-        start = [sapien.Pose(p=[x, 0, 0.1]) for x in (0.0, 1.0, 2.0)]
+        start = [sapien.Pose(p=[x, 0, 0.1]) for x in range(2 + len(self.POSTS_AT))]
         self.cube: Actor = build_cube(
-            self.scene, _HALF_SIZE, [0, 1, 0, 1], "cube", initial_pose=start[0]
+            self.scene, HALF_SIZE, [0, 1, 0, 1], "cube", initial_pose=start[0]
         )
-        self.post: Actor = build_box(
-            self.scene, _POST_HALF_SIZE, [0, 0, 1, 1], "post", initial_pose=start[1]
-        )
-        self.target: Actor = build_red_white_target(
-            self.scene,
-            _TARGET_RADIUS,
-            1e-5,
-            "target",
-            body_type="kinematic",
-            add_collision=False,
-            initial_pose=start[2],
-        )
-        self._post_start = torch.zeros((self.num_envs, 2), device=self.device)
+        self.posts: list[Actor] = [
+            build_box(self.scene, _POST_HALF_SIZE, [0, 0, 1, 1], f"post_{index}", initial_pose=pose)
+            for index, pose in enumerate(start[1:-1])
+        ]
+        self.post = self.posts[0]
+        self.target: Actor = build_target(self.scene, _TARGET_RADIUS, start[-1])
+        scenes_and_posts = (self.num_envs, len(self.posts))
+        self._starts = torch.zeros((*scenes_and_posts, 2), device=self.device)
+        self._sides = torch.full(scenes_and_posts, -1, device=self.device)
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict) -> None:
         count = len(env_idx)
@@ -77,28 +82,28 @@ class PassPostEnv(TableTaskEnv):
         with torch.device(self.device):
             self.table_scene.initialize(env_idx)
             self._step_back()
-            post = near(-0.06, 0, 0.01, 0.02)
-            places = {
-                self.post: (post, _POST_HALF_SIZE[2], (1, 0, 0, 0)),
-                self.cube: (post + near(-0.12, 0, 0.01, 0.015), _HALF_SIZE, (1, 0, 0, 0)),
-                self.target: (post + near(0.14, 0, 0.01, 0.015), 1e-3, euler2quat(0, np.pi / 2, 0)),
-            }
-            for actor, (place, height, rotation) in places.items():
-                position = torch.cat([place, torch.full((count, 1), height)], dim=1)
-                actor.set_pose(Pose.create_from_pq(position, torch.tensor(rotation).float()))
-            self._post_start[env_idx] = post
+            first = near(self.POSTS_AT[0], 0, 0.01, 0.02)
+            row = [first + torch.tensor([x - self.POSTS_AT[0], 0.0]) for x in self.POSTS_AT]
+            for post, place in zip(self.posts, row, strict=True):
+                put_on_table(post, place, _POST_HALF_SIZE[2])
+            put_on_table(self.cube, first + near(-0.12, 0, 0.01, 0.015), HALF_SIZE)
+            lay_target(self.target, row[-1] + near(0.14, 0, 0.01, 0.015))
+            self._starts[env_idx] = torch.stack(row, dim=1)
+            self._sides[env_idx] = -1
 
     def _step_back(self) -> None:
-        """Move the tool before the post, the joints' noise kept."""
+        """Move the tool before the posts, the joints' noise kept."""
         joints = self.agent.robot.get_qpos().clone()
-        joints[:, [1, 3, 5]] += torch.tensor(_POSTURE) - torch.tensor(_USUAL_POSTURE)
+        joints[:, [1, 3, 5]] += torch.tensor(self.POSTURE) - torch.tensor(_USUAL_POSTURE)
         self.agent.reset(joints)
 
     def evaluate(self) -> dict[str, torch.Tensor]:
         """Bool tensors (scenes,), in ManiSkill's style, and the way, int64 (scenes,).
 
         way: 0 while the cube is to the left of the post, 1 to its right, -1 before that and once it
-        has passed. between: whether the post was knocked.
+        has passed; of several posts while it is so beside the last one, counted like the numbers of
+        the binary system, with a digit for each post: 0 left of both, 1 left and right, 2 right and
+        left, 3 right of both. between: whether a post was knocked.
         """
         knocked = self._knocked()
         failed = knocked | (self.cube.pose.p[:, 2] > _HIGHEST)
@@ -111,14 +116,30 @@ class PassPostEnv(TableTaskEnv):
         }
 
     def _way(self) -> torch.Tensor:
-        ahead, aside = (self.cube.pose.p[:, :2] - self._post_start).unbind(dim=1)
-        undecided = (aside.abs() < _DEAD_BAND) | (ahead > _PASSED)
+        """Keeps on which side of each post the cube was last."""
+        sides = self._sides_now()
+        self._sides = torch.where(sides < 0, self._sides, sides)
+        chosen = (sides[:, -1] >= 0) & (self._sides >= 0).all(dim=1)
+        digits = 2 ** torch.arange(len(self.posts), device=self.device).flip(0)
+        return torch.where(chosen, (self._sides * digits).sum(dim=1), -1)
+
+    def _sides_now(self) -> torch.Tensor:
+        """On which side of each post the cube is, int64 (scenes, posts): 0 left, 1 right, -1 where
+        it is neither, or not beside this post."""
+        offsets = self.cube.pose.p[:, None, :2] - self._starts
+        ahead, aside = offsets.unbind(dim=2)
+        undecided = aside.abs() < _DEAD_BAND
+        undecided[:, 1:] |= ahead[:, 1:] < -_BESIDE
+        undecided[:, :-1] |= ahead[:, :-1] > _BESIDE
+        undecided[:, -1] |= ahead[:, -1] > _PASSED
         return torch.where(undecided, -1, (aside < 0).long())
 
     def _knocked(self) -> torch.Tensor:
-        shift = torch.linalg.norm(self.post.pose.p[:, :2] - self._post_start, dim=1)
-        upright = self.post.pose.to_transformation_matrix()[:, 2, 2]
-        return (shift > _SHIFTED) | (upright < _UPRIGHT)
+        """Whether any post was shifted or tilted, (scenes,)."""
+        places = torch.stack([post.pose.p[:, :2] for post in self.posts], dim=1)
+        frames = torch.stack([post.pose.to_transformation_matrix() for post in self.posts], dim=1)
+        shift = torch.linalg.norm(places - self._starts, dim=2)
+        return ((shift > _SHIFTED) | (frames[:, :, 2, 2] < _UPRIGHT)).any(dim=1)
 
     def _to_target(self) -> torch.Tensor:
         """From the cube to the target, seen from above, (scenes, 2), in metres."""
@@ -136,3 +157,16 @@ class PassPostEnv(TableTaskEnv):
         reward[info["success"]] = LARGEST_REWARD
         reward[info["fail"]] = 0
         return reward
+
+
+@register_env("PassTwoPosts-v1", max_episode_steps=110)
+class PassTwoPostsEnv(PassPostEnv):
+    """The same with a second post, 17 cm beyond the first: whoever sees one knows both.
+
+    The second post may be passed on the other side than the first: there is room for the hand
+    between them. The way is open until the cube is beside the second post, so that who changes from
+    one side of the first to the other has not left a way.
+    """
+
+    POSTS_AT = (-0.17, 0.0)
+    POSTURE = (-0.5, -2.9, 2.4)

@@ -1,8 +1,9 @@
 """The tasks this package knows, as plain data.
 
 Names, step limits and scenes are ManiSkill 3's (https://maniskill.readthedocs.io), except those of
-PickNamedCube-v1, PickEitherCube-v1 and PassPost-v1, our own (see `named_cube`, `either_cube` and
-`pass_post`); the instructions are ours. All tasks run at 20 Hz with the Panda arm.
+our own tasks: PickNamedCube-v1, PickEitherCube-v1, PassPost-v1, PassTwoPosts-v1, PushOrPickCube-v1
+and PickCubeTwoStyles-v1 (see `named_cube`, `either_cube`, `pass_post`, `push_or_pick` and
+`two_styles`); the instructions are ours. All tasks run at 20 Hz with the Panda arm.
 """
 
 import difflib
@@ -28,7 +29,8 @@ class Task:
             present episode's instruction; None where there is only one.
         dense_reward: whether ManiSkill defines a dense reward for it.
         ways: where a task can be done in several ways, the probability of each in demonstrations,
-            the leftmost first (seen from the robot); empty where there is one.
+            in the order in which the simulator counts them (seen from the robot, the leftmost
+            first); empty where there is one.
     """
 
     name: str
@@ -122,6 +124,32 @@ _ALL_TASKS = (
         objects=("cube", "post"),
         visible_goal="target",
         ways=(0.3, 0.7),
+    ),
+    Task(
+        name="PassTwoPosts-v1",
+        instructions=("carry the green cube past both blue posts to the red and white target",),
+        episode_length=110,
+        robot="panda",
+        objects=("cube", "post"),
+        visible_goal="target",
+        # All different, so that every way can be told by how often it is gone.
+        ways=(0.1, 0.2, 0.3, 0.4),
+    ),
+    Task(
+        name="PushOrPickCube-v1",
+        instructions=("bring the green cube to the red and white target",),
+        episode_length=60,
+        robot="panda",
+        objects=("cube", "target"),
+        ways=(0.4, 0.6),
+    ),
+    Task(
+        name="PickCubeTwoStyles-v1",
+        instructions=("pick up the red cube",),
+        episode_length=80,
+        robot="panda",
+        objects=("cube", "tool"),
+        ways=(0.6, 0.4),
     ),
 )
 

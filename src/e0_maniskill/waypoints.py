@@ -34,8 +34,11 @@ class Scene:
 
     def pose(self, name: str) -> Pose:
         """The simulator's actor or pose of this name."""
-        thing = getattr(self.simulator, name)
-        return Pose.from_wxyz(getattr(thing, "pose", thing).raw_pose[0].numpy())
+        return _pose(getattr(self.simulator, name))
+
+    def poses(self, name: str) -> list[Pose]:
+        """Those in the simulator's list of this name."""
+        return [_pose(thing) for thing in getattr(self.simulator, name)]
 
     def holds(self, name: str) -> bool:
         """Whether the fingers hold the actor of this name."""
@@ -82,6 +85,11 @@ class Scene:
         return destination * self.pose(name).inverse() * self.tool()
 
 
+def _pose(thing: Any) -> Pose:
+    """Of an actor, or of a pose itself."""
+    return Pose.from_wxyz(getattr(thing, "pose", thing).raw_pose[0].numpy())
+
+
 def rise_from(scene: Scene, name: str, half_length: float = 0.0) -> Plan:
     """Open and rise, where an expert that takes over finds the hand low beside what it is to grasp,
     so that the way to it does not lead through it. half_length: metres, of something long along its
@@ -91,7 +99,8 @@ def rise_from(scene: Scene, name: str, half_length: float = 0.0) -> Plan:
     axis = thing.rotation.apply([1.0, 0.0, 0.0])[:2]
     along = np.clip(offset[:2] @ axis, -half_length, half_length)
     beside, height = np.linalg.norm(offset[:2] - along * axis), offset[2]
-    around = beside < _AROUND and scene.is_open()
+    # Fingers that are not open, and are so near, are closing on it.
+    around = beside < _AROUND and (scene.is_open() or abs(height) < _AROUND)
     if height < _LOW and not around and not scene.holds(name):
         up = tool.raised(APPROACH_HEIGHT - height)
         yield Waypoint(up, OPEN, position_tolerance=0.02, rotation_tolerance=ANY_ROTATION)
@@ -118,12 +127,12 @@ def grasp_at(
 
 
 def _goes_down_on(scene: Scene, grasp: Pose) -> bool:
-    """Whether the open hand is already on its way down to the grasp."""
+    """Whether the hand is already on its way down to the grasp, or closing there."""
     tool = scene.tool()
     offset = tool.position - grasp.position
     angle = (tool.rotation * grasp.rotation.inv()).magnitude()
     above = np.hypot(*offset[:2]) < _AROUND and offset[2] < _LOW
-    return bool(above and angle < 0.15 and scene.is_open())
+    return bool(above and angle < 0.15 and (scene.is_open() or abs(offset[2]) < _AROUND))
 
 
 def lift_cube(scene: Scene, name: str) -> Plan:
@@ -131,6 +140,26 @@ def lift_cube(scene: Scene, name: str) -> Plan:
     than the cube's diagonal and squares the cube up as it closes, and a yaw that can hardly be seen
     is hard to imitate."""
     yield from rise_from(scene, name)
-    grasp = Pose(scene.pose(name).position, scene.grasp_rotation(0.0, np.pi))
+    yield from lift(scene, name, Pose(scene.pose(name).position, scene.grasp_rotation(0.0, np.pi)))
+
+
+def lift(scene: Scene, name: str, grasp: Pose) -> Plan:
+    """Grasp the actor of this name from above, and hold it up."""
     yield from grasp_at(scene, name, grasp, grasp.raised(APPROACH_HEIGHT))
     yield Waypoint(grasp.raised(LIFT_HEIGHT), CLOSED, position_tolerance=0, max_steps=60)
+
+
+def come_behind(scene: Scene, name: str, rotation: Rotation) -> Plan:
+    """Come down with closed fingers between the robot and the cube of this name, 6 cm from its
+    centre, to push it away from the robot; nothing where an expert that takes over is there."""
+    cube = scene.pose(name).position
+    place = scene.tool().position - cube
+    low, behind_it = place[2] < 0.03, -0.10 < place[0] < -0.025 and abs(place[1]) < _AROUND
+    if low and behind_it:
+        return
+    if low:  # the way there might lead through the cube
+        up = scene.tool().raised(APPROACH_HEIGHT - place[2])
+        yield Waypoint(up, CLOSED, position_tolerance=0.02, rotation_tolerance=ANY_ROTATION)
+    above, behind = cube + np.array([-0.08, 0, 0.06]), cube + np.array([-0.06, 0, -0.003])
+    yield Waypoint(Pose(above, rotation), CLOSED, position_tolerance=0.025, rotation_tolerance=0.2)
+    yield Waypoint(Pose(behind, rotation), CLOSED, rotation_tolerance=0.1)

@@ -24,6 +24,9 @@ def test_limits_and_goals() -> None:
         "PickNamedCube-v1": 50,
         "PickEitherCube-v1": 50,
         "PassPost-v1": 80,
+        "PassTwoPosts-v1": 110,
+        "PushOrPickCube-v1": 60,
+        "PickCubeTwoStyles-v1": 80,
     }
     assert [name for name, task in TASKS.items() if task.has_goal] == ["PickCube-v1"]
 
@@ -34,7 +37,9 @@ def test_limits_are_the_simulators() -> None:
 
     import e0_maniskill.either_cube
     import e0_maniskill.named_cube
-    import e0_maniskill.pass_post  # noqa: F401
+    import e0_maniskill.pass_post
+    import e0_maniskill.push_or_pick
+    import e0_maniskill.two_styles  # noqa: F401
 
     for name, task in TASKS.items():
         assert REGISTERED_ENVS[name].max_episode_steps == task.episode_length
@@ -50,7 +55,13 @@ def test_a_task_may_give_several_instructions() -> None:
 
 def test_shares_of_ways_add_up() -> None:
     several = {name: task.ways for name, task in TASKS.items() if task.ways}
-    assert several == {"PickEitherCube-v1": (0.5, 0.5), "PassPost-v1": (0.3, 0.7)}
+    assert several == {
+        "PickEitherCube-v1": (0.5, 0.5),
+        "PassPost-v1": (0.3, 0.7),
+        "PassTwoPosts-v1": (0.1, 0.2, 0.3, 0.4),
+        "PushOrPickCube-v1": (0.4, 0.6),
+        "PickCubeTwoStyles-v1": (0.6, 0.4),
+    }
     assert all(math.isclose(sum(ways), 1) for ways in several.values())
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from e0_maniskill import TASKS, ManiSkillEnv
-from e0_maniskill.demonstrations import demonstrator
+from e0_maniskill.demonstrations import demonstrated_way, demonstrator
+from e0_maniskill.experts import Expert
 
 SEED = 5000
 GRIPPER = 6
@@ -38,6 +39,23 @@ def test_it_goes_on_where_another_expert_was(task: str) -> None:
         missing = len(finish(env))
         # Not from the start again: what lasts a number of steps may last that once more.
         assert missing <= whole - begun + 8, f"{missing} steps after {begun} of {whole}"
+    env.close()
+
+
+@pytest.mark.parametrize("task", [name for name, task in TASKS.items() if len(task.ways) > 1])
+def test_it_goes_on_the_way_that_was_begun(task: str) -> None:
+    env = ManiSkillEnv(task, state_only=True)
+    demonstrated = demonstrated_way(task, SEED)
+    for way in range(len(TASKS[task].ways)):
+        env.reset(seed=SEED)
+        expert, seen = Expert(env, way), []
+        while way not in seen:
+            seen.append(env.step(expert.act())[4]["way"])
+        expert = demonstrator(env, SEED)
+        while not (info := env.step(expert.act())[4])["is_success"]:
+            seen.append(info["way"])
+            assert len(seen) < 3 * env._max_episode_steps
+        assert {*seen} <= {-1, way}, f"demonstrated: {demonstrated}"
     env.close()
 
 

@@ -15,10 +15,12 @@ from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult
 from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings
 from e0_bench.closed_loop.summary import markdown, summarize
 from e0_bench.closed_loop.ways import (
+    WAYS_NOTE,
     balance,
     changes_of_mind,
     demonstrated_shares,
     ways_summary,
+    ways_table,
 )
 from e0_bench.statistics import wilson_interval
 from e0_experts.poses import UP
@@ -26,8 +28,9 @@ from e0_maniskill.experts import Expert
 from e0_maniskill.waypoints import Scene
 from made_checkpoints import save_policy
 
-EITHER, POST = "PickEitherCube-v1", "PassPost-v1"
+EITHER, POST, TWO_POSTS = "PickEitherCube-v1", "PassPost-v1", "PassTwoPosts-v1"
 SHARES = {EITHER: (0.5, 0.5), POST: (0.3, 0.7)}
+FOUR = (0.1, 0.2, 0.3, 0.4)
 
 
 def episodes(policy: str, task: str, ways: str, **change: Any) -> list[EpisodeResult]:
@@ -55,11 +58,21 @@ def episodes(policy: str, task: str, ways: str, **change: Any) -> list[EpisodeRe
         ([5, 5], (0.3, 0.7), 5 / 7),
         ([1, 9], (0.3, 0.7), 1 / 3),
         ([2, 2, 2, 4], (0.25,) * 4, 0.8),
+        ([1, 2, 3, 4], FOUR, 1.0),
+        ([1, 1, 4, 4], FOUR, 0.5),
+        ([0, 0, 0, 10], FOUR, 0.0),
         ([0, 0], (0.5, 0.5), None),
     ],
 )
 def test_balance(counts: list[int], shares: tuple[float, ...], expected: float | None) -> None:
     assert balance(counts, shares) == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize(("shares", "expected"), [((0.3, 0.7), ".91"), (FOUR, ".77")])
+def test_balance_by_chance_is_what_the_note_tells(shares: tuple[float, ...], expected: str) -> None:
+    counts = np.random.default_rng(0).multinomial(100, shares, size=4000)
+    mean = np.mean([balance(row, shares) for row in counts.tolist()])
+    assert f"{mean:.2f}"[1:] == expected and expected in WAYS_NOTE
 
 
 def test_a_mind_is_changed_from_one_way_to_another_only() -> None:
@@ -105,6 +118,22 @@ def test_a_row_for_each_policy_and_task_with_ways() -> None:
         assert f"| {cell} " in line
     assert "no success" in table
     assert ways_summary(rows, ["a", "b"], SHARES)["ways"] == found, "a control's episodes count"
+
+
+def test_four_ways_have_a_row_too() -> None:
+    rows = [
+        replace(row, way=way, changes_of_mind=way)
+        for way, row in zip(
+            [0, 1, 1, 2, 2, 3, 3, 3], episodes("a", TWO_POSTS, "R" * 8), strict=True
+        )
+    ]
+    shares = demonstrated_shares("maniskill", [TWO_POSTS])
+    (found,) = ways_summary(rows, ["a"], shares)["ways"]
+    assert (found["counts"], found["demonstrated"]) == ([1, 2, 2, 3], [*FOUR])
+    assert found["balance"] == pytest.approx(2 / 8 / 0.3)
+    assert found["changes_of_mind"] == pytest.approx(15 / 8)
+    table = ways_table([found])
+    assert "| 1 / 2 / 2 / 3 |" in table and "| 10 % / 20 % / 30 % / 40 % |" in table
 
 
 def test_nothing_is_said_where_there_is_one_way_or_an_older_log() -> None:
