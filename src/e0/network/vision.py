@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ class KeypointTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`images` (B, 3, height, width) in [0, 1] -> tokens (B, tokens, C)."""
-        features = self.stem(images * 2.0 - 1.0)
+        features = self._convolved(images * 2.0 - 1.0)
         height, width = features.shape[-2:]
         weight = (SHARPNESS * self.attention(features)).flatten(2).float().softmax(-1)
         seen = weight.to(features.dtype) @ features.flatten(2).transpose(1, 2)
@@ -90,6 +91,23 @@ class KeypointTower(nn.Module):
         where = place_features(weight @ grid)
         mixed = self.mix(torch.cat((seen, where.to(seen.dtype)), dim=-1).flatten(1))
         return mixed.unflatten(-1, (self.tokens, -1))
+
+
+    def _convolved(self, images: Tensor) -> Tensor:
+        """The stem's features. On processors that compute in bfloat16 training does so here, where
+        a small policy spends most of a step; what is found in the features, and acting, keep
+        float32."""
+        if not (self.training and images.device.type == "cpu" and computes_in_bfloat16()):
+            return self.stem(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.stem(images).float()
+
+
+@cache
+def computes_in_bfloat16() -> bool:
+    """Whether this machine's processor has instructions for it; emulated it is slower."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch cannot tell
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
