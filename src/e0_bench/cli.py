@@ -129,7 +129,7 @@ def main() -> None:
         print(f"{_help()}\n\ne0: {complaint}", file=sys.stderr)
         sys.exit(2)
     # Threads that wait by spinning take the cores that other programs need, and those then theirs:
-    # `benchmarks/busy.py`. Read when PyTorch is loaded; the child processes have it, too.
+    # `benchmarks/busy.py`. Read when PyTorch is loaded; child processes here have it, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         SUBCOMMANDS[name](arguments)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from e0_maniskill.demonstrations import ManiSkillSettings
 
 OF_PICTURES = ("image_size", "hand_camera", "camera_shift", "depth", "videos")
-OF_MANISKILL = ("hand_camera", "depth", "proprioception", "state_only")
+OF_MANISKILL = ("hand_camera", "depth", "proprioception", "state_only", "correct")
 OF_LIBERO = ("official_states",)
 TASKS = {"maniskill": ("PushCube-v1", "PickCube-v1"), "libero": ("libero_object",)}
 
@@ -66,7 +66,7 @@ class CollectCommand:
     """Store images as video."""
     correct: Path | None = None
     """A checkpoint that begins every episode; the expert takes over at a step drawn from the seed,
-    and what it does from there is recorded (DAgger)."""
+    and what it does from there is recorded (DAgger). Of LIBERO the experts cannot take over."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
     dry_run: bool = False
     """Write nothing and take no pictures (but for a policy to correct): print how often the experts
@@ -84,7 +84,7 @@ def run_collect(command: CollectCommand) -> None:
     if command.state_only:
         message = "--{flag} is for pictures, and --state-only takes none; leave one out"
         _refuse(command, OF_PICTURES, message)
-    settings = _libero(command) if command.env == "libero" else _maniskill(command)
+    settings: Any = _libero(command) if command.env == "libero" else _maniskill(command)
     tasks = settings.task_names(command.tasks or TASKS[command.env])
     if command.correct is not None:
         settings = replace(settings, lead_in=policy_lead_in(command.correct))
@@ -137,7 +137,7 @@ def _libero(command: CollectCommand) -> LiberoSettings:
         )
     size = PUBLISHED_SIZE if command.image_size is None else command.image_size
     return LiberoSettings(
-        image_size=None if command.dry_run and command.correct is None else size,
+        image_size=None if command.dry_run else size,
         camera_shift=_shift(command),
         official_states=command.official_states,
         action_noise=command.action_noise,

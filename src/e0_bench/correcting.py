@@ -32,9 +32,10 @@ class CorrectionError(ValueError):
 
 @dataclass(frozen=True)
 class PolicyLeadIn:
-    """A policy acts from the start of an episode to a step drawn from the seed, any up to the step
-    limit alike. Where it has ended the episode before, by a success or a failure, one of the steps
-    before that is drawn. The same for the same seed, checkpoint and kind of machine.
+    """A policy, decoded by its own settings, acts from the start of an episode to a step drawn from
+    the seed, any up to the step limit alike. Where it has ended the episode before, by a success or
+    a failure, one of the steps before that is drawn. The same for the same seed, checkpoint and
+    kind of machine.
 
     instructions: those it was trained for; none if that is not known.
     """
@@ -55,7 +56,7 @@ class PolicyLeadIn:
         loaded = _load(self.checkpoint)
         rng = np.random.default_rng([seed, _TAKEOVER_STREAM])
         takeover = int(rng.integers(1, env._max_episode_steps + 1))
-        observation = env.reset(seed=seed)[0]
+        observation = _reset(env, seed)
         self._check(env, observation)
         set_seed(seed)  # of the policy's noise
         loaded.policy.reset()
@@ -85,7 +86,7 @@ def policy_lead_in(checkpoint: Path) -> PolicyLeadIn:
 
     Raises CheckpointError for a directory that holds no checkpoint.
     """
-    (read,) = read_checkpoints([checkpoint])
+    (read,) = read_checkpoints([checkpoint.resolve() if checkpoint.exists() else checkpoint])
     return PolicyLeadIn(read, _learned_instructions(read.directory))
 
 
@@ -95,11 +96,11 @@ def _learned_instructions(directory: Path) -> tuple[str, ...]:
     from lerobot.datasets import LeRobotDatasetMetadata
 
     path = directory / "train_config.json"
-    dataset = json.loads(path.read_text()).get("dataset", {}) if path.is_file() else {}
-    root = dataset.get("root")
-    if not root or not (Path(root) / "meta").is_dir():
+    dataset = json.loads(path.read_text()).get("dataset") or {} if path.is_file() else {}
+    root = Path(dataset.get("root") or "")
+    if not root.is_absolute() or not (root / "meta").is_dir():
         return ()
-    tasks: Any = LeRobotDatasetMetadata(dataset["repo_id"], root=root).tasks
+    tasks: Any = LeRobotDatasetMetadata(dataset.get("repo_id", "local/dataset"), root=root).tasks
     return tuple(tasks.index)
 
 
@@ -134,6 +135,13 @@ def _act(loaded: LoadedPolicy, observation: dict[str, Any], env: TaskEnv) -> np.
     return numbers.clip(-1.0, 1.0)
 
 
+def _reset(env: TaskEnv, seed: int) -> dict[str, Any]:
+    """What is seen at the start of an episode, also where the last one ended unseen."""
+    if hasattr(env, "blind"):
+        env.blind = False  # pyright: ignore[reportAttributeAccessIssue]
+    return env.reset(seed=seed)[0]
+
+
 def _step(env: TaskEnv, action: np.ndarray, *, look: bool) -> tuple[dict[str, Any], bool]:
     """What is seen after an action, and whether the episode has ended. Without `look` the pictures
     won't be looked at: an environment that can save itself drawing them does."""
@@ -145,7 +153,7 @@ def _step(env: TaskEnv, action: np.ndarray, *, look: bool) -> tuple[dict[str, An
 
 def _replay(env: TaskEnv, seed: int, actions: Sequence[np.ndarray]) -> dict[str, Any]:
     """What is seen after these actions of the episode of this seed."""
-    observation = env.reset(seed=seed)[0]
+    observation = _reset(env, seed)
     for place, action in enumerate(actions, start=1):
         observation, _ = _step(env, action, look=place == len(actions))
     return observation

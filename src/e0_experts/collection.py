@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Protocol
 
 from e0_experts.episodes import Expert, LeadIn, TaskEnv, run_expert, save_episode
 from e0_experts.selection import (
+    LOWEST_AFTER_A_POLICY,
+    LOWEST_SUCCESS_RATE,
     Collected,
     Outcome,
     Progress,
@@ -122,7 +124,8 @@ def collect_episodes(
     Raises:
         ValueError: unknown task, or a count below 1.
         SettingsMismatchError: the directory was begun with other tasks, seed or settings.
-        RuntimeError: an expert succeeds in fewer than half of at least 20 tries.
+        RuntimeError: an expert succeeds in fewer than half of at least 20 tries, or in fewer than a
+            tenth where it takes over.
         WorkerError: a worker raised (its traceback is the cause), or died or hung twice.
         ClusterError: there is no such cluster, or no room in it.
     """
@@ -137,7 +140,8 @@ def collect_episodes(
             "settings": {task: settings.record(task) for task in tasks},
         },
     )
-    progress = {task: Progress(task, seed, counts[task], directory) for task in tasks}
+    lowest = LOWEST_SUCCESS_RATE if settings.lead_in is None else LOWEST_AFTER_A_POLICY
+    progress = {task: Progress(task, seed, counts[task], directory, lowest) for task in tasks}
     selected = selected_in_order(list(progress.values()), directory)
 
     def pass_on_selected() -> None:
@@ -234,9 +238,9 @@ def _collect_missing(
 
 
 def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
-    """Write the settings into a new directory; compare them with those of an old one."""
+    """Write the settings into a directory without episodes; compare them with those of others."""
     path = directory / SETTINGS_FILE
-    if not path.exists():
+    if not path.exists() or not _has_episodes(directory):
         for task in settings["tasks"]:
             task_directory(directory, task).mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(settings, indent=2))
@@ -248,6 +252,10 @@ def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
             f"{'; '.join(_differences(recorded, settings))}. Use the same settings to resume, or "
             "another directory."
         )
+
+
+def _has_episodes(directory: Path) -> bool:
+    return any(next(directory.glob(name), None) for name in ("*/*.npz", "*/*.failed.json"))
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

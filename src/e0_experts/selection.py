@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TRIES_BEFORE_GIVING_UP = 20
-_LOWEST_SUCCESS_RATE = 0.5
+LOWEST_SUCCESS_RATE = 0.5
+LOWEST_AFTER_A_POLICY = 0.1  # which may have led to where nothing can be mended
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,18 @@ def _seed_of(path: Path) -> int:
 class Progress:
     """What is known of one task's seeds, and which one to run next."""
 
-    def __init__(self, name: str, first_seed: int, wanted: int, directory: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        first_seed: int,
+        wanted: int,
+        directory: Path,
+        lowest_success_rate: float = LOWEST_SUCCESS_RATE,
+    ) -> None:
         self.name = name
         self.running: set[int] = set()
         self._first_seed = first_seed
+        self._lowest_success_rate = lowest_success_rate
         self.wanted = wanted
         own = task_directory(directory, name)
         self._outcomes = {
@@ -113,10 +122,11 @@ class Progress:
         while self._first_seed + tries in self._outcomes and successes < self.wanted:
             successes += self._outcomes[self._first_seed + tries]
             tries += 1
-            if tries >= _TRIES_BEFORE_GIVING_UP and successes < _LOWEST_SUCCESS_RATE * tries:
+            if tries >= _TRIES_BEFORE_GIVING_UP and successes < self._lowest_success_rate * tries:
                 raise RuntimeError(
                     f"the expert of {self.name} succeeded in only {successes} of {tries} episodes "
-                    f"(seeds from {self._first_seed}); lower the noise, or give it more steps"
+                    f"(seeds from {self._first_seed}); lower the noise, give it more steps, or "
+                    "correct a policy that has learned more"
                 )
 
 

@@ -29,7 +29,7 @@ class CameraSuiteEnv(gymnasium.Wrapper):
         shown = tasks_of(self._shown)
         self._numbers = {task.name: number for number, task in enumerate(shown)}
         self.instructions = tuple(dict.fromkeys(task.language for task in shown))
-        self._seed = 0
+        self._seed = self._next = 0
         super().__init__(self._environment(self.camera_task))
 
     @property
@@ -45,8 +45,9 @@ class CameraSuiteEnv(gymnasium.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin the episode of a seed, of the one after the last if none is given."""
-        self._seed = self._seed + 1 if seed is None else seed
+        """Begin the episode of a seed; of the one after the last, of 0 first, if none is given."""
+        self._seed = self._next if seed is None else seed
+        self._next = self._seed + 1
         self.env.close()
         self.env = self._environment(self.camera_task)
         return self.env.reset(seed=0)

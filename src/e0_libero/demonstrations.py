@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
 from e0_experts.cameras import CameraShift
-from e0_experts.episodes import LeadIn
 from e0_libero.env import FREQUENCY, LiberoEnv
 from e0_libero.experts import Expert
 from e0_libero.tasks import task_names
 
+if TYPE_CHECKING:
+    from e0_experts.episodes import LeadIn
+
 PUBLISHED_SIZE = 256  # pixels, of LeRobot's datasets
 SLOWEST = 0.7  # share of the expert's usual speed
-TOLD_WHERE_SET = ("camera_shift", "lead_in")  # earlier records do not tell of these
 _MANNER_STREAM = 0x11B  # keeps pace and order apart from anything else drawn from the same seed
 
 
@@ -41,12 +42,16 @@ class LiberoSettings:
     action_noise: float = 0.0
     noise_probability: float = 0.4
     hold_steps: int = 0
-    lead_in: LeadIn | None = None
 
     def __post_init__(self) -> None:
         size = self.image_size
         if size is not None and (type(size) is not int or size < 1):
             raise ValueError(f"image_size must be a whole number of at least 1 pixel, got {size!r}")
+
+    @property
+    def lead_in(self) -> LeadIn | None:
+        """None: these experts begin at the beginning."""
+        return None
 
     def task_names(self, tasks: Sequence[str]) -> list[str]:
         """See `CollectionSettings`; a suite stands for its ten tasks."""
@@ -67,10 +72,8 @@ class LiberoSettings:
 
     def record(self, task: str) -> dict[str, Any]:
         """See `CollectionSettings`."""
-        data = asdict(replace(self, lead_in=None))
-        data["lead_in"] = self.lead_in.record() if self.lead_in else None
-        told = {n: value for n, value in data.items() if value or n not in TOLD_WHERE_SET}
-        return json.loads(json.dumps(told))
+        data = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in data.items() if value or name != "camera_shift"}
 
     def worker_setup(self) -> Callable[[], None]:
         """See `CollectionSettings`."""

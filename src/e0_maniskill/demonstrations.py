@@ -7,17 +7,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from e0_experts.cameras import Camera, CameraShift
-from e0_experts.episodes import LeadIn
 from e0_maniskill.cameras import default_cameras
 from e0_maniskill.env import ManiSkillEnv, Proprioception
 from e0_maniskill.experts import Expert
 from e0_maniskill.rendering import assume_render_backend, render_backend
 from e0_maniskill.tasks import CONTROL_FREQUENCY, find_task
+
+if TYPE_CHECKING:
+    from e0_experts.episodes import LeadIn
 
 _WAY_STREAM = 0x3A7  # keeps the choice of a way apart from anything else drawn from the same seed
 

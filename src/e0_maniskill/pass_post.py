@@ -48,7 +48,8 @@ class PassPostEnv(TableTaskEnv):
 
     Attributes:
         cube: of 4 cm. posts: 18 cm high, the nearest first. post: the nearest. target: a disc on
-            the table.
+            the table. sides (scenes, posts): on which side of each the cube was last, 0 for left, 1
+            for right, -1 if it was beside it never.
     """
 
     POSTS_AT: ClassVar[tuple[float, ...]] = (-0.06,)  # x of each, metres
@@ -69,7 +70,7 @@ class PassPostEnv(TableTaskEnv):
         self.target: Actor = build_target(self.scene, _TARGET_RADIUS, start[-1])
         scenes_and_posts = (self.num_envs, len(self.posts))
         self._starts = torch.zeros((*scenes_and_posts, 2), device=self.device)
-        self._sides = torch.full(scenes_and_posts, -1, device=self.device)
+        self.sides = torch.full(scenes_and_posts, -1, device=self.device)
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict) -> None:
         count = len(env_idx)
@@ -89,7 +90,7 @@ class PassPostEnv(TableTaskEnv):
             put_on_table(self.cube, first + near(-0.12, 0, 0.01, 0.015), HALF_SIZE)
             lay_target(self.target, row[-1] + near(0.14, 0, 0.01, 0.015))
             self._starts[env_idx] = torch.stack(row, dim=1)
-            self._sides[env_idx] = -1
+            self.sides[env_idx] = -1
 
     def _step_back(self) -> None:
         """Move the tool before the posts, the joints' noise kept."""
@@ -118,10 +119,10 @@ class PassPostEnv(TableTaskEnv):
     def _way(self) -> torch.Tensor:
         """Keeps on which side of each post the cube was last."""
         sides = self._sides_now()
-        self._sides = torch.where(sides < 0, self._sides, sides)
-        chosen = (sides[:, -1] >= 0) & (self._sides >= 0).all(dim=1)
+        self.sides = torch.where(sides < 0, self.sides, sides)
+        chosen = (sides[:, -1] >= 0) & (self.sides >= 0).all(dim=1)
         digits = 2 ** torch.arange(len(self.posts), device=self.device).flip(0)
-        return torch.where(chosen, (self._sides * digits).sum(dim=1), -1)
+        return torch.where(chosen, (self.sides * digits).sum(dim=1), -1)
 
     def _sides_now(self) -> torch.Tensor:
         """On which side of each post the cube is, int64 (scenes, posts): 0 left, 1 right, -1 where

@@ -94,6 +94,7 @@ def test_a_dry_run_tries_what_would_be_collected(
     [
         (["--env=libero", "--state-only"], "no --state-only with --env libero"),
         (["--env=libero", "--depth"], "no --depth with --env libero"),
+        (["--env=libero", "--correct=here"], "no --correct with --env libero"),
         (["--official-states"], "no --official-states with --env maniskill"),
     ],
 )

@@ -148,6 +148,27 @@ def test_pictures_are_drawn_where_somebody_looks(
     always.close()
 
 
+def test_an_episode_that_ends_unseen_leaves_no_black_pictures(
+    tmp_path: Path, rendering: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save_policy(tmp_path, state_size=3, image_size=64, denoising_steps=1)
+    env = ManiSkillEnv(TASK, proprioception="compact", image_size=64, episode_length=12)
+    lead_in, step, given = policy_lead_in(saved), env.step, record_steps(env, monkeypatch)
+
+    def succeeds_at_the_first(action: np.ndarray) -> Any:
+        given.append(action)
+        observation, reward, ended, cut, info = step(action)
+        return observation, reward, ended, cut, info | {"is_success": len(given) == 1}
+
+    seed = next(seed for seed in range(99) if length_of(lead_in, env, seed, given) > 8)
+    monkeypatch.setattr(env, "step", succeeds_at_the_first)
+    given.clear()
+    seen = lead_in(env, seed)["pixels"]["base_camera"]
+    assert len(given) == 1, "the one of one step: before it"
+    assert seen.std() > 5 and not env.blind
+    env.close()
+
+
 def test_a_policy_of_other_observations_or_tasks_is_refused(
     checkpoint: Path, env: ManiSkillEnv, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from e0_experts.episodes import run_expert
-from e0_maniskill import ManiSkillEnv, experts
+from e0_maniskill import ManiSkillEnv, plans
 from e0_maniskill.demonstrations import demonstrated_way
 from e0_maniskill.experts import Expert
 
@@ -85,11 +85,11 @@ def test_both_ways_lead_to_the_target(blind: ManiSkillEnv, way: int) -> None:
     assert rewards[-1] == 1 and max(rewards[:-1]) < 0.75
 
 
-@pytest.mark.parametrize("aside", [0.0, 0.4 * experts._POST_CLEARANCE])
+@pytest.mark.parametrize("aside", [0.0, 0.4 * plans._POST_CLEARANCE])
 def test_straight_on_and_the_mean_of_the_ways_knock_the_post_over(
     blind: ManiSkillEnv, monkeypatch: pytest.MonkeyPatch, aside: float
 ) -> None:
-    monkeypatch.setattr(experts, "_POST_CLEARANCE", aside)
+    monkeypatch.setattr(plans, "_POST_CLEARANCE", aside)
     blind.reset(seed=3)
     expert, infos, terminated = Expert(blind, 1), [], False
     while not terminated:

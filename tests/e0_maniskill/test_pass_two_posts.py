@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from e0_maniskill import TASKS, ManiSkillEnv, experts
+from e0_maniskill import TASKS, ManiSkillEnv, plans
 from e0_maniskill.demonstrations import demonstrated_way
 from e0_maniskill.experts import Expert
 
@@ -80,7 +80,7 @@ def test_all_ways_lead_to_the_target(blind: ManiSkillEnv, way: int, sides: str) 
 def test_the_mean_of_two_ways_knocks_a_post_over(
     blind: ManiSkillEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experts, "_POST_CLEARANCE", 0.4 * experts._POST_CLEARANCE)
+    monkeypatch.setattr(plans, "_POST_CLEARANCE", 0.4 * plans._POST_CLEARANCE)
     blind.reset(seed=3)
     expert, infos, terminated = Expert(blind, 1), [], False
     while not terminated:

@@ -42,6 +42,16 @@ def test_it_goes_on_where_another_expert_was(task: str) -> None:
     env.close()
 
 
+def begun(env: ManiSkillEnv, way: int, seen: list[int]) -> bool:
+    """Whether a way can be told from the others, or a part of it."""
+    simulator = env.simulator
+    if env.task == "PushOrPickCube-v1" and way == 1:
+        return bool(simulator.agent.is_grasping(simulator.cube)[0])
+    if env.task == "PassTwoPosts-v1":
+        return bool(simulator.sides[0, 0] >= 0)
+    return way in seen
+
+
 @pytest.mark.parametrize("task", [name for name, task in TASKS.items() if len(task.ways) > 1])
 def test_it_goes_on_the_way_that_was_begun(task: str) -> None:
     env = ManiSkillEnv(task, state_only=True)
@@ -49,13 +59,17 @@ def test_it_goes_on_the_way_that_was_begun(task: str) -> None:
     for way in range(len(TASKS[task].ways)):
         env.reset(seed=SEED)
         expert, seen = Expert(env, way), []
-        while way not in seen:
+        while not begun(env, way, seen):
             seen.append(env.step(expert.act())[4]["way"])
         expert = demonstrator(env, SEED)
         while not (info := env.step(expert.act())[4])["is_success"]:
             seen.append(info["way"])
             assert len(seen) < 3 * env._max_episode_steps
-        assert {*seen} <= {-1, way}, f"demonstrated: {demonstrated}"
+        gone = {*seen} - {-1}
+        if task == "PassTwoPosts-v1":  # the second post may be passed as is demonstrated
+            assert {passed >> 1 for passed in gone} == {way >> 1}, f"demonstrated: {demonstrated}"
+        else:
+            assert gone == {way}, f"demonstrated: {demonstrated}"
     env.close()
 
 

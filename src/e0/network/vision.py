@@ -92,7 +92,6 @@ class KeypointTower(nn.Module):
         mixed = self.mix(torch.cat((seen, where.to(seen.dtype)), dim=-1).flatten(1))
         return mixed.unflatten(-1, (self.tokens, -1))
 
-
     def _convolved(self, images: Tensor) -> Tensor:
         """The stem's features. On processors that compute in bfloat16 training does so here, where
         a small policy spends most of a step; what is found in the features, and acting, keep

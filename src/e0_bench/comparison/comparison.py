@@ -17,6 +17,7 @@ import tyro
 
 from e0_bench.closed_loop.summary import markdown
 from e0_bench.comparison.action_error import kept_action_error
+from e0_bench.comparison.collecting import collect
 from e0_bench.comparison.corrections import correct_all, final_checkpoint, trainings_of
 from e0_bench.comparison.demonstrated import demonstrated_changes
 from e0_bench.comparison.late_chunks import (
@@ -133,9 +134,8 @@ def _is_finished(recipe: Recipe, output: Path, policy: str) -> bool:
 
 def _collect_all(recipe: Recipe, output: Path, processes: Processes) -> None:
     _remember(recipe, output)
-    _collect(recipe, output / "dataset", recipe.dataset, processes)
-    held_out = {"tasks": recipe.dataset["tasks"], **recipe.held_out}
-    _collect(recipe, output / "held_out", held_out, processes)
+    collect(recipe, output / "dataset", recipe.dataset, processes)
+    collect(recipe, output / "held_out", recipe.held_out, processes)
 
 
 def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -210,20 +210,6 @@ def _remember(recipe: Recipe, output: Path) -> None:
     record = vars(recipe) | {"policies": known.get("policies", {}) | recipe.policies}
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
-
-
-def _collect(recipe: Recipe, path: Path, wanted: Mapping[str, Any], processes: Processes) -> None:
-    from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
-
-    episodes = wanted["episodes"]
-    settings = collection_settings(recipe.environment, wanted)
-    request = CollectionRequest(
-        tuple(settings.task_names(wanted["tasks"])),
-        tuple(episodes) if isinstance(episodes, list) else episodes,
-        wanted["seed"],
-        settings,
-    )
-    collect_dataset(request, path, processes=processes)
 
 
 def _train_all(recipe: Recipe, output: Path, processes: Processes) -> dict[str, Path]:

@@ -3,24 +3,26 @@
 In each round every training's policy begins episodes of its own, the expert ends them
 (`e0_bench.correcting`), and the policy is trained on with the demonstrations and all of its
 corrections so far. Policies that are not corrected are trained on for as long, with the
-demonstrations alone. The output holds `corrections/ROUND/LABEL` and `corrected/ROUND/LABEL`.
+demonstrations alone. The output holds `corrections/ROUND/LABEL`, `corrected/ROUND/LABEL` and, while
+they are needed, `joined/ROUND/LABEL`.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from e0_bench.comparison.collecting import collect
 from e0_bench.comparison.recipe import Recipe, Training
-from e0_bench.comparison.simulators import collection_settings
 from e0_bench.correcting import policy_lead_in
 from e0_bench.files import read_json
 from e0_bench.training_run import local_training, train_together, trained_checkpoint
 from e0_system.files import beside, place_directory
 from e0_system.workers import Processes
+
+SEEDS_OF_A_ROUND = 1_000_000
 
 
 def trainings_of(recipe: Recipe, output: Path, label: str) -> list[tuple[Path, int]]:
@@ -56,20 +58,29 @@ def _round(
     missing = [t for t, own in directories.items() if not trained_checkpoint(own, _steps(recipe))]
     for training in missing:
         if training.policy in recipe.corrected_policies:
-            _collect(recipe, output, number, training, checkpoints[training.label], processes)
+            lead_in = policy_lead_in(checkpoints[training.label])
+            wanted = recipe.corrections_of(number)
+            collect(recipe, _corrections(output, number, training), wanted, processes, lead_in)
             _join(output, number, training)
     runs = {
         directory: local_training(
             _data(recipe, output, number, training),
             _trained(checkpoints[training.label]),
-            recipe.loop(training.seed) | {"steps": _steps(recipe)},
+            _loop(recipe, number, training),
         )
         for training, directory in directories.items()
     }
     trained = train_together(runs, processes)
-    for training in missing:  # a copy of everything, no longer needed
-        shutil.rmtree(_joined(output, number, training), ignore_errors=True)
+    shutil.rmtree(output / "joined" / str(number), ignore_errors=True)  # copies of everything
     return {directory.name: checkpoint for directory, checkpoint in trained.items()}
+
+
+def _loop(recipe: Recipe, number: int, training: Training) -> dict[str, Any]:
+    """Settings of a round's training loop, with a seed of its own: nothing is seen in the order in
+    which it was seen before."""
+    loop = recipe.loop(training.seed)
+    seed = int(loop.get("seed", 0)) + SEEDS_OF_A_ROUND * number
+    return loop | {"steps": _steps(recipe), "seed": seed}
 
 
 def _trained(checkpoint: Path) -> dict[str, Any]:
@@ -77,28 +88,6 @@ def _trained(checkpoint: Path) -> dict[str, Any]:
     ways that demonstrations do not show; the codes are fitted anew, so that they cover them."""
     own = {"pretrained_path": checkpoint, "refit_codebook": True}
     return read_json(checkpoint / "config.json") | own
-
-
-def _collect(
-    recipe: Recipe,
-    output: Path,
-    number: int,
-    training: Training,
-    checkpoint: Path,
-    processes: Processes,
-) -> None:
-    from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
-
-    wanted: dict[str, Any] = recipe.corrections or {}
-    settings: Any = collection_settings(recipe.environment, recipe.dataset)
-    episodes = wanted["episodes"]
-    request = CollectionRequest(
-        tuple(settings.task_names(recipe.dataset["tasks"])),
-        tuple(episodes) if isinstance(episodes, list) else episodes,
-        recipe.seed_of_corrections(number),
-        replace(settings, lead_in=policy_lead_in(checkpoint)),
-    )
-    collect_dataset(request, _corrections(output, number, training), processes=processes)
 
 
 def _join(output: Path, number: int, training: Training) -> None:
@@ -133,4 +122,4 @@ def _corrections(output: Path, number: int, training: Training) -> Path:
 
 
 def _joined(output: Path, number: int, training: Training) -> Path:
-    return output / "corrected" / str(number) / f"{training.label}-dataset"
+    return output / "joined" / str(number) / training.label

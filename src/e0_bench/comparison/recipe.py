@@ -130,10 +130,11 @@ class Recipe:
         """Those that are corrected; the others are trained on with demonstrations alone."""
         return list((self.corrections or {}).get("policies", self.policies))
 
-    def seed_of_corrections(self, number: int) -> int:
-        """The first seed of a round, counted from 1."""
+    def corrections_of(self, number: int) -> dict[str, Any]:
+        """What is collected in a round, counted from 1; the expert acts as in demonstrations."""
         wanted = self.corrections or {}
-        return wanted["seed"] + (number - 1) * SEEDS_FOR_EACH * _most(wanted["episodes"])
+        first = wanted["seed"] + (number - 1) * SEEDS_FOR_EACH * _most(wanted["episodes"])
+        return self.dataset | {"episodes": wanted["episodes"], "seed": first}
 
     @property
     def trainings(self) -> list[Training]:
@@ -185,6 +186,8 @@ def _check_sections(recipe: Recipe) -> None:
     of_dataset = (*OF_DATASET, *known_of_expert(recipe.environment))
     require_keys("[dataset]", recipe.dataset, of_dataset, required=OF_DATASET)
     require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)
+    for name in ("dataset", "held_out"):
+        _check_episodes(f"[{name}]", getattr(recipe, name))
     known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
     require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
@@ -223,13 +226,32 @@ def _check_corrections(recipe: Recipe) -> None:
         return
     where, required = "[corrections]", (*EPISODE_KEYS, "steps")
     require_keys(where, recipe.corrections, (*required, "rounds", "policies"), required)
-    for name in {"steps", "rounds"} & recipe.corrections.keys():
+    _check_episodes(where, recipe.corrections)
+    for name in sorted({"steps", "rounds"} & recipe.corrections.keys()):
         _require_count(where, recipe.corrections, name)
-    for label in recipe.corrected_policies:
+    if simulator(recipe.environment) != "maniskill":
+        raise RecipeError(f"{where} is for maniskill: other experts cannot take over")
+    chosen = recipe.corrections.get("policies", list(recipe.policies))
+    if not isinstance(chosen, list) or not chosen:
+        raise RecipeError(f"{where} policies must be a list of labels, got {chosen!r}")
+    for label in chosen:
         if label not in recipe.policies:
             raise RecipeError(
                 f"{where} names the policy {label!r}; there are {', '.join(recipe.policies)}"
             )
+
+
+def _check_episodes(where: str, section: Mapping[str, Any]) -> None:
+    """What is collected: one whole number for all tasks or one for each, and the first seed."""
+    episodes, seed = section["episodes"], section["seed"]
+    counts = episodes if isinstance(episodes, list) else [episodes]
+    if not counts or not all(type(count) is int and count >= 1 for count in counts):
+        raise RecipeError(
+            f"{where} episodes must be a whole number of at least 1, or a list with one for each "
+            f"task; got {episodes!r}"
+        )
+    if type(seed) is not int or seed < 0:
+        raise RecipeError(f"{where} seed must be a whole number of at least 0, got {seed!r}")
 
 
 def _check_tuning(recipe: Recipe) -> None:
@@ -344,7 +366,7 @@ def require_keys(
 
 
 def _require_count(where: str, given: Mapping[str, Any], name: str) -> None:
-    if not isinstance(given.get(name), int) or given[name] < 1:
+    if type(given.get(name)) is not int or given[name] < 1:
         raise RecipeError(f"{where} needs {name}, a whole number of at least 1")
 
 

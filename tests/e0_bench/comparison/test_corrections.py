@@ -7,19 +7,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from e0_bench.comparison import comparison
 from e0_bench.comparison.comparison import ComparisonSettings, run_comparison
-from e0_bench.comparison.corrections import final_checkpoint, trainings_of
-from e0_bench.comparison.recipe import read_recipe
+from e0_bench.comparison.corrections import _join, final_checkpoint, trainings_of
+from e0_bench.comparison.recipe import Training, read_recipe
+from e0_maniskill.demonstrations import ManiSkillSettings
+from e0_system.workers import Processes
+from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 
 RECIPE = """
 [dataset]
 tasks = ["StackCube-v1"]
 episodes = 3
 seed = 100_000
+action_noise = 0.2
 [environment]
 proprioception = "compact"
 state_only = true
@@ -64,8 +69,25 @@ def test_every_training_goes_on_for_as_many_steps(settings: ComparisonSettings) 
         (out / "corrected/2/regression", 2),
     ]
     assert final_checkpoint(recipe, out, "regression") is None
-    first, second = (recipe.seed_of_corrections(number) for number in (1, 2))
-    assert first == 2_000_000 and second >= first + 10, "rounds meet other episodes"
+    first, second = (recipe.corrections_of(number) for number in (1, 2))
+    assert first["episodes"] == [1] and first["action_noise"] == 0.2
+    assert first["seed"] == 2_000_000 and second["seed"] >= 2_000_010, "other episodes"
+
+
+def test_demonstrations_and_all_corrections_so_far_are_joined(tmp_path: Path) -> None:
+    training = Training("e0")
+    parts = ("dataset", "corrections/1/e0", "corrections/2/e0", "corrections/2/other")
+    for seed, part in enumerate(parts):
+        settings = ManiSkillSettings(state_only=True)
+        request = CollectionRequest(("PushCube-v1",), 1 + (seed == 0), 10 * seed, settings)
+        collect_dataset(request, tmp_path / part, processes=Processes(1))
+    _join(tmp_path, 2, training)
+    joined = tmp_path / "joined/2/e0"
+    lengths = [episode_lengths(tmp_path / part) for part in parts[:3]]
+    assert episode_lengths(joined) == [length for own in lengths for length in own]
+    actions = [actions_of(tmp_path / part) for part in parts[:3]]
+    np.testing.assert_array_equal(actions_of(joined), np.concatenate(actions))
+    assert [path.name for path in joined.parent.iterdir()] == ["e0"], "no drafts are left"
 
 
 @pytest.mark.slow
@@ -86,12 +108,12 @@ def test_corrections_of_each_training_are_learned_by_it_alone(
             config = began_with(out / "corrected" / str(number) / label)
             goes_on_from = (before / label / "checkpoints").resolve()
             assert goes_on_from in Path(config["policy"]["pretrained_path"]).resolve().parents
-            own = {"e0": "e0-dataset", "regression": "dataset"}[label]
-            assert Path(config["dataset"]["root"]).name == own
+            own = {"e0": f"joined/{number}/e0", "regression": "dataset"}[label]
+            assert Path(config["dataset"]["root"]) == out / own
     collected = {path.parents[1].name for path in out.glob("corrections/*/*/meta/collection.json")}
     assert collected == {"e0"}
     assert len(episode_lengths(out / "corrections/1/e0")) == 1
-    assert not list(out.glob("corrected/*/*-dataset")), "copies are removed"
+    assert not list(out.glob("joined/*")), "copies are removed"
 
 
 def interrupted(*_: Any) -> None:
@@ -100,6 +122,11 @@ def interrupted(*_: Any) -> None:
 
 def began_with(training: Path) -> dict[str, Any]:
     return json.loads(training.with_name(f"{training.name}.json").read_text())
+
+
+def actions_of(dataset: Path) -> np.ndarray:
+    files = sorted((dataset / "data").rglob("*.parquet"))
+    return np.concatenate([np.stack(pq.read_table(file)["action"].to_numpy()) for file in files])
 
 
 def episode_lengths(dataset: Path) -> list[int]:

@@ -158,6 +158,19 @@ def test_every_policy_may_be_trained_with_several_seeds(tmp_path: Path) -> None:
         ("episodes = 1\nseed = 800_000", "seed = 800_000", r"\[benchmark\] lacks episodes"),
         ("[dataset]", "[dataset", "cannot read the recipe"),
         ("[held_out]", "[pretraining]\n[held_out]", r"\[pretraining\] needs steps"),
+        *(
+            (
+                "[held_out]",
+                f"[corrections]\nepisodes = 2\nseed = 9_000_000\nsteps = 1\n{line}\n[held_out]",
+                rf"\[corrections\] policies must be a list of labels, got {got}",
+            )
+            for line, got in (('policies = "a"', "'a'"), ("policies = []", r"\[\]"))
+        ),
+        *(
+            ("episodes = [3]", f"episodes = {given}", r"\[dataset\] episodes must be a whole n")
+            for given in ("0", "1.5", "[]", '"2"', "true")
+        ),
+        ("seed = 100_000", "seed = -1", r"\[dataset\] seed must be a whole number of at least 0"),
         (
             "[held_out]",
             "[corrections]\nepisodes = 2\nseed = 9_000_000\n[held_out]",
