@@ -130,43 +130,48 @@ def test_where_the_policy_ends_the_episode_the_expert_takes_over_before(
     np.testing.assert_array_equal(again, without[: len(again)])
 
 
-def test_pictures_are_drawn_where_somebody_looks(
-    tmp_path: Path, rendering: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved = save_policy(tmp_path, state_size=3, image_size=64, denoising_steps=1)
+@pytest.fixture(scope="module")
+def seeing(rendering: None) -> Iterator[ManiSkillEnv]:
     env = ManiSkillEnv(TASK, proprioception="compact", image_size=64, episode_length=12)
-    lead_in, given = policy_lead_in(saved), record_steps(env, monkeypatch)
-    seed = next(seed for seed in range(99) if length_of(lead_in, env, seed, given) == 6)
-    seen = lead_in(env, seed)["pixels"]["base_camera"]
-    assert seen.std() > 5, "the expert's first picture"
-    always = ManiSkillEnv(TASK, proprioception="compact", image_size=64, episode_length=12)
-    always.reset(seed=seed)
-    for action in given[-6:]:
-        observation = always.step(action)[0]
-    np.testing.assert_array_equal(observation["pixels"]["base_camera"], seen)
+    yield env
     env.close()
-    always.close()
+
+
+@pytest.fixture
+def seeing_policy(tmp_path: Path) -> PolicyLeadIn:
+    return policy_lead_in(save_policy(tmp_path, state_size=3, image_size=64, denoising_steps=1))
+
+
+def test_pictures_are_drawn_where_somebody_looks(
+    seeing: ManiSkillEnv, seeing_policy: PolicyLeadIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = record_steps(seeing, monkeypatch)
+    seed = next(s for s in range(99) if length_of(seeing_policy, seeing, s, given) == 6)
+    seen = seeing_policy(seeing, seed)["pixels"]["base_camera"]
+    assert seen.std() > 5, "the expert's first picture"
+    actions = given[-6:]
+    seeing.reset(seed=seed)
+    for action in actions:
+        observation = seeing.step(action)[0]
+    np.testing.assert_array_equal(observation["pixels"]["base_camera"], seen)
 
 
 def test_an_episode_that_ends_unseen_leaves_no_black_pictures(
-    tmp_path: Path, rendering: None, monkeypatch: pytest.MonkeyPatch
+    seeing: ManiSkillEnv, seeing_policy: PolicyLeadIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = save_policy(tmp_path, state_size=3, image_size=64, denoising_steps=1)
-    env = ManiSkillEnv(TASK, proprioception="compact", image_size=64, episode_length=12)
-    lead_in, step, given = policy_lead_in(saved), env.step, record_steps(env, monkeypatch)
+    step, given = seeing.step, record_steps(seeing, monkeypatch)
+    seed = next(s for s in range(99) if length_of(seeing_policy, seeing, s, given) > 8)
+    given.clear()
 
     def succeeds_at_the_first(action: np.ndarray) -> Any:
         given.append(action)
         observation, reward, ended, cut, info = step(action)
         return observation, reward, ended, cut, info | {"is_success": len(given) == 1}
 
-    seed = next(seed for seed in range(99) if length_of(lead_in, env, seed, given) > 8)
-    monkeypatch.setattr(env, "step", succeeds_at_the_first)
-    given.clear()
-    seen = lead_in(env, seed)["pixels"]["base_camera"]
-    assert len(given) == 1, "the one of one step: before it"
-    assert seen.std() > 5 and not env.blind
-    env.close()
+    monkeypatch.setattr(seeing, "step", succeeds_at_the_first)
+    seen = seeing_policy(seeing, seed)["pixels"]["base_camera"]
+    assert len(given) == 1, "of one step none is left"
+    assert seen.std() > 5 and not seeing.blind
 
 
 def test_a_policy_of_other_observations_or_tasks_is_refused(

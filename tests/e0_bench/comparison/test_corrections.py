@@ -77,10 +77,12 @@ def test_every_training_goes_on_for_as_many_steps(settings: ComparisonSettings) 
 def test_demonstrations_and_all_corrections_so_far_are_joined(tmp_path: Path) -> None:
     training = Training("e0")
     parts = ("dataset", "corrections/1/e0", "corrections/2/e0", "corrections/2/other")
-    for seed, part in enumerate(parts):
-        settings = ManiSkillSettings(state_only=True)
-        request = CollectionRequest(("PushCube-v1",), 1 + (seed == 0), 10 * seed, settings)
+    settings = ManiSkillSettings(state_only=True)
+    for part, episodes, seed in ((parts[0], 2, 0), (parts[1], 1, 10)):
+        request = CollectionRequest(("PushCube-v1",), episodes, seed, settings)
         collect_dataset(request, tmp_path / part, processes=Processes(1))
+    for part in parts[2:]:
+        shutil.copytree(tmp_path / parts[1], tmp_path / part)
     _join(tmp_path, 2, training)
     joined = tmp_path / "joined/2/e0"
     lengths = [episode_lengths(tmp_path / part) for part in parts[:3]]
