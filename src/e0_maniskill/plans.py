@@ -52,9 +52,7 @@ def _pick_named_cube(scene: Scene) -> Plan:
 
 
 def _pick_either_cube(scene: Scene) -> Plan:
-    cubes = ("left_cube", "right_cube")
-    held = [name for name in cubes if scene.holds(name)]
-    return lift_cube(scene, held[0] if held else cubes[scene.way])
+    return lift_cube(scene, ("left_cube", "right_cube")[scene.way])
 
 
 def _pass_posts(scene: Scene) -> Plan:

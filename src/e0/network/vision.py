@@ -94,9 +94,10 @@ class KeypointTower(nn.Module):
 
     def _convolved(self, images: Tensor) -> Tensor:
         """The stem's features. On processors that compute in bfloat16 training does so here, where
-        a small policy spends most of a step; what is found in the features, and acting, keep
-        float32."""
-        if not (self.training and images.device.type == "cpu" and computes_in_bfloat16()):
+        a small policy spends most of a step; what is found in the features, acting, and
+        measuring a loss keep float32."""
+        learns = self.training and torch.is_grad_enabled()
+        if not (learns and images.device.type == "cpu" and computes_in_bfloat16()):
             return self.stem(images)
         with torch.autocast("cpu", torch.bfloat16):
             return self.stem(images).float()
