@@ -1,13 +1,13 @@
-"""What another busy program costs training, and what its threads cost that wait by spinning.
+"""What another busy program costs training, by how long its threads spin while they wait.
 
     python benchmarks/busy.py --out benchmarks/results/busy-2-cpu-cores.json
 
 PyTorch divides an operation over the cores, and a thread that is done waits for the others: by
-default it spins for a while, keeping a core from the very thread that it waits for where a browser
-or a simulator takes another. `e0` therefore has them sleep (OMP_WAIT_POLICY=passive, OpenMP 5.2,
-§21.1.3), and this measures a training step both ways, in turns: alone, and beside programs that
-keep one core and all cores busy. Each way is a process of its own, since the policy is read once,
-and waits without a sound while another is measured.
+default of GNU's OpenMP it spins 300 000 times before it sleeps, keeping a core from the very thread
+that it waits for where a browser or a simulator takes another. `e0` lets it spin 1000 times
+(GOMP_SPINCOUNT); not at all is OMP_WAIT_POLICY=passive. This measures a training step each way, in
+turns: alone, and beside programs that keep one core and all cores busy. Each way is a process of
+its own, since the setting is read once, and waits without a sound while another is measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from typing import Any
 
 import numpy as np
 
-WAYS = {"spinning": {}, "sleeping": {"OMP_WAIT_POLICY": "passive"}}
+from e0_bench.files import write_json
+
+WAYS = {
+    "long": {},
+    "short": {"GOMP_SPINCOUNT": "1000"},
+    "not at all": {"OMP_WAIT_POLICY": "passive"},
+}
 BATCH, STEPS_A_TURN = 64, 4
 
 
@@ -41,7 +47,7 @@ def main() -> None:
             rows += [{"busy": busy, "cores": cores} | row for row in measure(options.turns)]
         print("\n".join(json.dumps(row) for row in rows[-len(WAYS) :]))
     if options.out:
-        options.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        write_json(options.out, {"training_step": rows})
 
 
 def measure(turns: int) -> list[dict[str, Any]]:
@@ -59,7 +65,7 @@ def measure(turns: int) -> list[dict[str, Any]]:
             worker.kill()
     return [
         {
-            "threads_wait": name,
+            "threads_spin": name,
             "median_ms": round(float(np.median(times)), 1),
             "p95_ms": round(float(np.percentile(times, 95)), 1),
             "turns": len(times),
@@ -69,7 +75,8 @@ def measure(turns: int) -> list[dict[str, Any]]:
 
 
 def _worker(environment: dict[str, str]) -> subprocess.Popen[str]:
-    usual = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    settings = {name for way in WAYS.values() for name in way}
+    usual = {name: value for name, value in os.environ.items() if name not in settings}
     return subprocess.Popen(
         [sys.executable, __file__, "--worker"],
         stdin=subprocess.PIPE,

@@ -128,9 +128,10 @@ def main() -> None:
         complaint = f"unknown subcommand {name!r}" if name else "which subcommand?"
         print(f"{_help()}\n\ne0: {complaint}", file=sys.stderr)
         sys.exit(2)
-    # Threads that wait by spinning take the cores that other programs need, and those then theirs:
-    # `benchmarks/busy.py`. Read when PyTorch is loaded; child processes here have it, too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that spin long while they wait take the cores that other programs need, and those then
+    # theirs: `benchmarks/busy.py`. Read when PyTorch is loaded; child processes here have it, too.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         SUBCOMMANDS[name](arguments)
     except (ValueError, RuntimeError, OSError) as error:

@@ -232,17 +232,22 @@ def test_errors_of_training_are_one_line(
     assert told in line and "Traceback" not in err[err.index(line) :]
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
-def test_waiting_threads_sleep_unless_told_otherwise(
-    given: str | None,
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_waiting_threads_soon_sleep_unless_told_otherwise(
+    given: dict[str, str],
     found: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    tell = {"doctor": lambda _: print(os.environ["OMP_WAIT_POLICY"])}
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "undone afterwards")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    tell = {"doctor": lambda _: print(os.environ.get("GOMP_SPINCOUNT"))}
     monkeypatch.setattr(cli, "SUBCOMMANDS", tell)
     assert run_here(["doctor"], monkeypatch, capsys)[1].strip() == found
 
