@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, and skipping what this machine cannot do, with the reason."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +17,15 @@ def rendering() -> None:
     available, reason = rendering_available()
     if not available:
         pytest.skip(f"needs rendering: {reason}")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As in the worker processes: the number of threads changes the last bits of a sum."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -56,7 +56,7 @@ class PolicyLeadIn:
         loaded = _load(self.checkpoint)
         rng = np.random.default_rng([seed, _TAKEOVER_STREAM])
         takeover = int(rng.integers(1, env._max_episode_steps + 1))
-        observation = _reset(env, seed)
+        observation, _ = env.reset(seed=seed)
         self._check(env, observation)
         set_seed(seed)  # of the policy's noise
         loaded.policy.reset()
@@ -135,13 +135,6 @@ def _act(loaded: LoadedPolicy, observation: dict[str, Any], env: TaskEnv) -> np.
     return numbers.clip(-1.0, 1.0)
 
 
-def _reset(env: TaskEnv, seed: int) -> dict[str, Any]:
-    """What is seen at the start of an episode, also where the last one ended unseen."""
-    if hasattr(env, "blind"):
-        env.blind = False  # pyright: ignore[reportAttributeAccessIssue]
-    return env.reset(seed=seed)[0]
-
-
 def _step(env: TaskEnv, action: np.ndarray, *, look: bool) -> tuple[dict[str, Any], bool]:
     """What is seen after an action, and whether the episode has ended. Without `look` the pictures
     won't be looked at: an environment that can save itself drawing them does."""
@@ -153,7 +146,7 @@ def _step(env: TaskEnv, action: np.ndarray, *, look: bool) -> tuple[dict[str, An
 
 def _replay(env: TaskEnv, seed: int, actions: Sequence[np.ndarray]) -> dict[str, Any]:
     """What is seen after these actions of the episode of this seed."""
-    observation = _reset(env, seed)
+    observation, _ = env.reset(seed=seed)
     for place, action in enumerate(actions, start=1):
         observation, _ = _step(env, action, look=place == len(actions))
     return observation

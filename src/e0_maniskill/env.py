@@ -64,9 +64,9 @@ class ManiSkillEnv(gymnasium.Env):
     success. Every reset rebuilds the scene, so that the same seed gives the same episode bit by
     bit, whatever happened before.
 
-    `blind` may be set at any time: observations then carry black pictures and depth 0 while the
-    simulation goes on. Drawing is most of a step's time on a CPU, and a policy that still has
-    actions of its chunk to give looks at nothing.
+    `blind` may be set at any time of an episode, and a reset ends it: observations then carry black
+    pictures and depth 0 while the simulation goes on. Drawing is most of a step's time on a CPU,
+    and a policy that still has actions of its chunk to give looks at nothing.
 
     Args:
         task: a name in `TASKS`.
@@ -161,6 +161,7 @@ class ManiSkillEnv(gymnasium.Env):
             ValueError: an unknown option, camera or picture size.
         """
         cameras = self._cameras_for_episode(options or {})
+        self.blind = False
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))

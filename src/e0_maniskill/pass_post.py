@@ -20,6 +20,7 @@ from e0_maniskill.table_task import (
     build_target,
     lay_target,
     put_on_table,
+    to_target,
 )
 
 _POST_HALF_SIZE = (0.015, 0.015, 0.09)
@@ -109,7 +110,8 @@ class PassPostEnv(TableTaskEnv):
         knocked = self._knocked()
         failed = knocked | (self.cube.pose.p[:, 2] > _HIGHEST)
         return {
-            "success": (torch.linalg.norm(self._to_target(), dim=1) < _REACHED) & ~failed,
+            "success": (torch.linalg.norm(to_target(self.cube, self.target), dim=1) < _REACHED)
+            & ~failed,
             "fail": failed,
             "is_grasped": self.agent.is_grasping(self.cube),
             "way": self._way(),
@@ -142,10 +144,6 @@ class PassPostEnv(TableTaskEnv):
         shift = torch.linalg.norm(places - self._starts, dim=2)
         return ((shift > _SHIFTED) | (frames[:, :, 2, 2] < _UPRIGHT)).any(dim=1)
 
-    def _to_target(self) -> torch.Tensor:
-        """From the cube to the target, seen from above, (scenes, 2), in metres."""
-        return (self.target.pose.p - self.cube.pose.p)[:, :2]
-
     def compute_dense_reward(
         self, obs: Any, action: torch.Tensor, info: dict[str, torch.Tensor]
     ) -> torch.Tensor:
@@ -153,7 +151,7 @@ class PassPostEnv(TableTaskEnv):
         0 on failure."""
         offset = self.cube.pose.p - self.agent.tcp_pose.p
         reached = 1 - torch.tanh(5 * torch.linalg.norm(offset, dim=1))
-        brought = 1 - torch.tanh(5 * torch.linalg.norm(self._to_target(), dim=1))
+        brought = 1 - torch.tanh(5 * torch.linalg.norm(to_target(self.cube, self.target), dim=1))
         reward = reached + info["is_grasped"] * (1 + brought)
         reward[info["success"]] = LARGEST_REWARD
         reward[info["fail"]] = 0

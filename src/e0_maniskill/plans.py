@@ -33,14 +33,18 @@ _SLOW = 0.5  # share of the usual speed
 
 
 def _pick_cube(scene: Scene) -> Plan:
+    return _bring_cube(scene, scene.pose("goal_site").position)
+
+
+def _bring_cube(scene: Scene, place: np.ndarray) -> Plan:
+    """Grasp the cube and carry it to a place (3,)."""
     yield from rise_from(scene, "cube")
-    cube, goal = scene.pose("cube"), scene.pose("goal_site").position
     # The gripper keeps its own yaw: it opens wider than the cube's diagonal and squares the cube up
     # as it closes, and a yaw that can hardly be seen is hard to imitate.
-    grasp = Pose(cube.position, scene.grasp_rotation(0.0, np.pi))
+    grasp = Pose(scene.pose("cube").position, scene.grasp_rotation(0.0, np.pi))
     yield from grasp_at(scene, "cube", grasp, grasp.raised(APPROACH_HEIGHT))
     yield Waypoint(
-        lambda: scene.carry("cube", goal, grasp.rotation),
+        lambda: scene.carry("cube", place, grasp.rotation),
         CLOSED,
         position_tolerance=0,
         max_steps=60,
@@ -295,7 +299,9 @@ def _put_down(
 def _push_or_pick_cube(scene: Scene) -> Plan:
     """Push the cube to the target (way 0), or pick it up and carry it there (way 1); a cube that is
     held is carried."""
-    return (_pick if scene.way == 1 or scene.holds("cube") else _push)(scene)
+    if scene.way == 0 and not scene.holds("cube"):
+        return _push(scene)
+    return _bring_cube(scene, scene.pose("target").position + _CARRYING_HEIGHT * UP)
 
 
 def _push(scene: Scene) -> Plan:
@@ -308,19 +314,6 @@ def _push(scene: Scene) -> Plan:
 
     yield from come_behind(scene, "cube", rotation)
     yield Waypoint(pushed, CLOSED, position_tolerance=0, max_steps=60, speed=0.5)
-
-
-def _pick(scene: Scene) -> Plan:
-    over = scene.pose("target").position + _CARRYING_HEIGHT * UP
-    yield from rise_from(scene, "cube")
-    grasp = Pose(scene.pose("cube").position, scene.grasp_rotation(0.0, np.pi))
-    yield from grasp_at(scene, "cube", grasp, grasp.raised(APPROACH_HEIGHT))
-    yield Waypoint(
-        lambda: scene.carry("cube", over, grasp.rotation),
-        CLOSED,
-        position_tolerance=0,
-        max_steps=60,
-    )
 
 
 def _pick_cube_in_style(scene: Scene) -> Plan:

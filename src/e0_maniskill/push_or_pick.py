@@ -20,6 +20,7 @@ from e0_maniskill.table_task import (
     build_target,
     lay_target,
     put_on_table,
+    to_target,
 )
 
 _TARGET_RADIUS = 0.05
@@ -69,7 +70,7 @@ class PushOrPickCubeEnv(TableTaskEnv):
         """
         grasped = self.agent.is_grasping(self.cube)
         return {
-            "success": torch.linalg.norm(self._to_target(), dim=1) < _REACHED,
+            "success": torch.linalg.norm(to_target(self.cube, self.target), dim=1) < _REACHED,
             "is_grasped": grasped,
             "way": self._way(grasped),
             "between": self._between(),
@@ -86,17 +87,13 @@ class PushOrPickCubeEnv(TableTaskEnv):
         opening = self.agent.robot.get_qpos()[:, -2:].sum(dim=1)
         return beside & (self.agent.tcp_pose.p[:, 2] < _DOWN) & (opening > _OPEN)
 
-    def _to_target(self) -> torch.Tensor:
-        """From the cube to the target, seen from above, (scenes, 2), in metres."""
-        return (self.target.pose.p - self.cube.pose.p)[:, :2]
-
     def compute_dense_reward(
         self, obs: Any, action: torch.Tensor, info: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """Reach the cube (up to 1), bring it to the target (up to 2); 4 on success."""
         offset = self.cube.pose.p - self.agent.tcp_pose.p
         reached = 1 - torch.tanh(5 * torch.linalg.norm(offset, dim=1))
-        brought = 1 - torch.tanh(5 * torch.linalg.norm(self._to_target(), dim=1))
+        brought = 1 - torch.tanh(5 * torch.linalg.norm(to_target(self.cube, self.target), dim=1))
         reward = reached + 2 * brought
         reward[info["success"]] = LARGEST_REWARD
         return reward

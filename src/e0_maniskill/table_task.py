@@ -65,3 +65,8 @@ def put_on_table(
 def lay_target(target: Actor, place: torch.Tensor) -> None:
     """Lay the disc down at `place` (scenes, 2), metres."""
     put_on_table(target, place, 1e-3, _LYING)
+
+
+def to_target(thing: Actor, target: Actor) -> torch.Tensor:
+    """From a thing to the target, seen from above, (scenes, 2), in metres."""
+    return (target.pose.p - thing.pose.p)[:, :2]

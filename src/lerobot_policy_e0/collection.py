@@ -364,15 +364,13 @@ def observed_features(observation: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _add_episode(dataset: LeRobotDataset, episode: Episode) -> None:
     for step in range(episode.length):
-        frame: dict[str, np.ndarray | str] = {
-            ACTION: episode.actions[step],
-            OBS_STATE: episode.proprioception[step],
-            "task": episode.instruction,
+        seen = {
+            "agent_pos": episode.proprioception[step],
+            "environment_state": episode.environment_state[step],
+            "pixels": {camera: images[step] for camera, images in episode.images.items()},
         }
-        if _tells_state(episode):
-            frame[OBS_ENV_STATE] = episode.environment_state[step]
-        for camera, images in episode.images.items():
-            frame[f"{OBS_IMAGES}.{camera}"] = images[step]
+        frame: dict[str, Any] = observed_features(seen)
+        frame |= {ACTION: episode.actions[step], "task": episode.instruction}
         for camera, depth in episode.depth.items():
             frame[depth_feature(camera)] = depth[step, ..., None]
         dataset.add_frame(frame)

@@ -23,17 +23,10 @@ from lerobot_policy_e0.checkpoints import CheckpointError
 from lerobot_policy_e0.collection import OutputInUseError
 from made_checkpoints import save_policy
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TASK, SEED = "PickCube-v1", 31
 OPTIONS = ("proprioception=compact", "state_only=true", "episode_length=12")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the worker processes: the number of threads changes the last bits of a sum."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -162,8 +162,6 @@ class Environment:
             # LIBERO takes its initial states in turn; let the seed name them.
             self.vector.set_attr("init_state_id", seed)
         self._steps = 0
-        if self._can_be_blind:
-            self.vector.set_attr("blind", False)
         return self.vector.reset(seed=[seed], options={NEW_ROLLOUT_OPTION: True})[0]
 
     def step(self, action: np.ndarray, *, look: bool = True) -> Step:

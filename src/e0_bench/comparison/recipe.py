@@ -45,10 +45,12 @@ from e0_bench.comparison.simulators import (
     simulator,
 )
 from e0_bench.training_run import check_training, local_training
+from e0_experts.collection import numbers_per_task
 from e0_system.files import FileNameError, file_name
 
 OPTIONAL = ("pretraining", "corrections", "decodings", "tuning", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
+SECTIONS_OF_TRAININGS = ("dataset", "environment", "training", "pretraining", "corrections")
 OF_DATASET = ("tasks", "episodes", "seed")
 EPISODE_KEYS = ("episodes", "seed")
 SEEDS_FOR_EACH = 10  # seeds that are kept free for each episode: experts fail now and then
@@ -231,6 +233,10 @@ def _check_corrections(recipe: Recipe) -> None:
         _require_count(where, recipe.corrections, name)
     if simulator(recipe.environment) != "maniskill":
         raise RecipeError(f"{where} is for maniskill: other experts cannot take over")
+    try:
+        numbers_per_task(recipe.corrections["episodes"], recipe.dataset["tasks"])
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
     chosen = recipe.corrections.get("policies", list(recipe.policies))
     if not isinstance(chosen, list) or not chosen:
         raise RecipeError(f"{where} policies must be a list of labels, got {chosen!r}")
@@ -329,7 +335,7 @@ def _check_seeds(recipe: Recipe) -> None:
     expert that fails makes collecting go on to further seeds."""
     spans = [
         (recipe.dataset["seed"], _most(recipe.dataset["episodes"]), "dataset"),
-        (recipe.held_out["seed"], recipe.held_out["episodes"], "held_out"),
+        (recipe.held_out["seed"], _most(recipe.held_out["episodes"]), "held_out"),
         (recipe.benchmark["seed"], recipe.benchmark["episodes"], "benchmark"),
     ]
     if recipe.tuning is not None:
@@ -376,9 +382,7 @@ def differences(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
     now = json.loads(json.dumps(vars(recipe)))
     names = [
         name
-        for name in (
-            *("dataset", "environment", "training", "held_out", "pretraining", "corrections"),
-        )
+        for name in (*SECTIONS_OF_TRAININGS, "held_out")
         if _without_seeds(before.get(name)) != _without_seeds(now[name])
     ]
     both = before.get("policies", {}).keys() & now["policies"].keys()

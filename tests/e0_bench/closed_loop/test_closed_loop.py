@@ -15,6 +15,8 @@ from e0_bench.closed_loop.episodes import EpisodeJob, EpisodeResult
 from e0_bench.closed_loop.runner import Assignment, Runner, RunnerSettings, clip_path
 from made_checkpoints import IMAGE, save_act, save_policy
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TASK = "PushCube-v1"
 LENGTH = 6
 STATE_ONLY = EnvironmentSettings(
@@ -22,15 +24,6 @@ STATE_ONLY = EnvironmentSettings(
 )
 TWO_STEPS, ONE_STEP = (make_decoding(str(k), {"denoising_steps": k}) for k in (2, 1))
 JOBS = [EpisodeJob("e0", TASK, seed) for seed in (11, 12, 13)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As in the worker processes: the number of threads changes the last bits of a sum."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

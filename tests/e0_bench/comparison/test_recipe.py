@@ -173,6 +173,16 @@ def test_every_policy_may_be_trained_with_several_seeds(tmp_path: Path) -> None:
         ("seed = 100_000", "seed = -1", r"\[dataset\] seed must be a whole number of at least 0"),
         (
             "[held_out]",
+            "[corrections]\nepisodes = [2, 3]\nseed = 9_000_000\nsteps = 1\n[held_out]",
+            r"\[corrections\]: episodes_per_task must be one number of at least 1, or one for each",
+        ),
+        (
+            "episodes = 1\nseed = 600_000",
+            "episodes = [9]\nseed = 799_990",
+            r"the seeds of \[held_out\] from 799990 on and those of \[benchmark\]",
+        ),
+        (
+            "[held_out]",
             "[corrections]\nepisodes = 2\nseed = 9_000_000\n[held_out]",
             r"\[corrections\] lacks steps",
         ),
