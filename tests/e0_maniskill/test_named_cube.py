@@ -28,17 +28,17 @@ def blind() -> Iterator[ManiSkillEnv]:
 def test_the_seed_names_a_cube_whatever_its_place(blind: ManiSkillEnv) -> None:
     assert blind.instructions == INSTRUCTIONS
     named, places = {}, {}
-    for seed in range(32):
+    for seed in range(20):
         state = blind.reset(seed=seed)[0]["environment_state"]
         named[seed] = INSTRUCTIONS.index(blind.task_description)
         places[seed] = state[RED][:2], state[GREEN][:2]
         assert np.linalg.norm(places[seed][0] - places[seed][1]) > 0.1
         assert np.abs(places[seed]).max() <= 0.1
-    assert 10 <= sum(named.values()) <= 22
-    # Neither cube's place goes with the name: so few pairs correlate by less than 0.45.
+    assert 6 <= sum(named.values()) <= 14
+    # Neither cube's place goes with the name: so few pairs correlate by less than 0.5.
     coordinates = np.array([np.concatenate(place) for place in places.values()])
     for coordinate in coordinates.T:
-        assert abs(np.corrcoef(coordinate, list(named.values()))[0, 1]) < 0.45
+        assert abs(np.corrcoef(coordinate, list(named.values()))[0, 1]) < 0.5
     for seed in (7, 3, 5):
         blind.reset(seed=seed)
         assert INSTRUCTIONS.index(blind.task_description) == named[seed]

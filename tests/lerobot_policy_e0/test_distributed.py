@@ -204,6 +204,7 @@ def test_a_gathered_state_is_saved_and_loads_strictly(image_dataset: Path, tmp_p
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_training_program_runs_in_two_processes(vector_dataset: Path, tmp_path: Path) -> None:
     """Without cameras: then nothing of the image part may wait for a gradient."""
     output = tmp_path / "run"

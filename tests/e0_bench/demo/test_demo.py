@@ -42,10 +42,9 @@ EXPENSIVE = ("dataset/meta/collection.json", "train.log", "evaluation/episodes.j
 
 
 def kill_in_training(output: Path) -> Path:
-    """Start the demo as a user would and kill all of it after its first checkpoint."""
+    """Start the demo as a user would and kill all of it after its first checkpoint; which."""
     process = subprocess.Popen(
         [sys.executable, "-m", "e0_bench.cli", "demo", f"--output={output}", *FLAGS],
-        env=os.environ | {"E0_STATE_ONLY": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -63,16 +62,16 @@ def kill_in_training(output: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoSettings, dict[str, Any]]:
-    """A state-only demo that was killed in training and run again."""
+def finished(
+    rendering: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DemoSettings, dict[str, Any]]:
+    """A demo that was killed in training and run again."""
     settings = replace(SMALL, output=tmp_path_factory.mktemp("demo") / "out")
     checkpoint = kill_in_training(settings.output)
     assert int(checkpoint.name) < SMALL.training_steps, "the kill came too late to test anything"
     weights = checkpoint / "pretrained_model" / "model.safetensors"
     written = weights.stat().st_mtime_ns
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("E0_STATE_ONLY", "1")
-        results = run_demo(settings)
+    results = run_demo(settings)
     assert weights.stat().st_mtime_ns == written, "the training began anew"
     return settings, results
 
@@ -130,26 +129,28 @@ def test_killed_demo_is_finished_by_the_next_run(
 ) -> None:
     settings, results = finished
     assert json.loads((settings.output / "results.json").read_text()) == results
-    assert_schema(results, state_only=True)
+    assert_schema(results, state_only=False)
     curve = read_learning_curve(settings.output / "train" / LEARNING_CURVE)
     assert [row["step"] for row in curve] == list(range(2, SMALL.training_steps + 1, 2))
-    episodes = (settings.output / "evaluation" / "episodes.jsonl").read_text().splitlines()
-    assert len(episodes) == SMALL.evaluation_episodes
-    seeds = [json.loads(line)["seed"] for line in episodes]
+    evaluation = settings.output / "evaluation"
+    lines = (evaluation / "episodes.jsonl").read_text().splitlines()
+    episodes = [json.loads(line) for line in lines]
+    assert sorted(episode["control"] for episode in episodes) == ["blackout", "none", "none"]
+    seeds = [episode["seed"] for episode in episodes if episode["control"] == "none"]
     assert sorted(seeds) == sorted(results["tasks"][TASK]["seeds"])
     collected = json.loads((settings.output / "dataset/meta/collection.json").read_text())
     assert not set(seeds) & set(collected["collected"][TASK]["seeds"])
+    clips = {path.name for path in (evaluation / "clips").iterdir()}
+    assert {f"{TASK}-{EVALUATION_SEED}{of}.webp" for of in ("", "-blackout")} <= clips
     page = (settings.output / "report.html").read_text()
     assert_self_contained(page)
-    assert TASK in page
+    for text in (TASK, "data:image/webp;base64,", "data:image/png;base64,"):
+        assert text in page
     assert (settings.output / "success.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_finished_demo_is_not_run_again(
-    finished: tuple[DemoSettings, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_demo_is_not_run_again(finished: tuple[DemoSettings, dict[str, Any]]) -> None:
     settings, results = finished
-    monkeypatch.setenv("E0_STATE_ONLY", "1")
     before = [(settings.output / name).stat().st_mtime_ns for name in EXPENSIVE]
     again = run_demo(settings)
     assert [(settings.output / name).stat().st_mtime_ns for name in EXPENSIVE] == before
@@ -162,28 +163,18 @@ def test_finished_demo_is_not_run_again(
     "change", [{"training_steps": 41}, {"action_noise": 0.2}, {"tasks": ("PickCube-v1",)}]
 )
 def test_other_settings_are_refused(
-    change: dict[str, Any],
-    finished: tuple[DemoSettings, dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any], finished: tuple[DemoSettings, dict[str, Any]]
 ) -> None:
     settings, _ = finished
-    monkeypatch.setenv("E0_STATE_ONLY", "1")
     with pytest.raises(DemoMismatchError, match=f"a demo with another {next(iter(change))};"):
         run_demo(replace(settings, **change))
     assert json.loads((settings.output / "settings.json").read_text())["training_steps"] == 40
 
 
-def test_demo_with_images(rendering: None, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_demo_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("E0_STATE_ONLY", "1")
     settings = replace(SMALL, output=tmp_path / "out", demonstrations=(1,), training_steps=2)
-    settings = replace(settings, evaluation_episodes=1)
-    results = run_demo(settings)
-    assert_schema(results, state_only=False)
-    evaluation = settings.output / "evaluation"
-    lines = (evaluation / "episodes.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["control"] for line in lines) == ["blackout", "none"]
-    clips = sorted(path.name for path in (evaluation / "clips").iterdir())
-    assert clips == [f"{TASK}-{EVALUATION_SEED}-blackout.webp", f"{TASK}-{EVALUATION_SEED}.webp"]
-    page = (settings.output / "report.html").read_text()
-    assert_self_contained(page)
-    assert "data:image/webp;base64," in page
-    assert "data:image/png;base64," in page
+    results = run_demo(replace(settings, evaluation_episodes=1))
+    assert_schema(results, state_only=True)
+    assert_self_contained((tmp_path / "out" / "report.html").read_text())
