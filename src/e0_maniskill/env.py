@@ -19,6 +19,7 @@ from e0_maniskill.sensors import (
     remove_hand_camera_mesh,
     take_pictures,
 )
+from e0_maniskill.stages import STAGES, stage_reached
 from e0_maniskill.tasks import CONTROL_FREQUENCY, Task, find_task
 
 Proprioception = Literal["full", "compact"]
@@ -59,10 +60,11 @@ class ManiSkillEnv(gymnasium.Env):
     `info["is_success"]` and `info["wrong_object"]` are there on every step. Where a task can be
     done in several ways (see `Task.ways`), so are `info["way"]`, the one that is being gone
     (counted from 0; -1 while that is open), and `info["between"]`, whether the tool is where it is
-    on none of them. `task_description` is the present episode's instruction, one of `instructions`.
-    The reward is ManiSkill's normalized dense one, and for PlugCharger-v1, which has none, 1 on
-    success. Every reset rebuilds the scene, so that the same seed gives the same episode bit by
-    bit, whatever happened before.
+    on none of them. `info["stage"]` is the number of the last of `stages` that the present state
+    reaches, 0 for none (see `e0_maniskill.stages`). `task_description` is the present episode's
+    instruction, one of `instructions`. The reward is ManiSkill's normalized dense one, and for
+    PlugCharger-v1, which has none, 1 on success. Every reset rebuilds the scene, so that the same
+    seed gives the same episode bit by bit, whatever happened before.
 
     `blind` may be set at any time of an episode, and a reset ends it: observations then carry black
     pictures and depth 0 while the simulation goes on. Drawing is most of a step's time on a CPU,
@@ -112,6 +114,7 @@ class ManiSkillEnv(gymnasium.Env):
         self.task = specification.name
         self.instructions = specification.instructions
         self.task_description = self.instructions[0]
+        self.stages = tuple(STAGES.get(task, {}))
         self._max_episode_steps = episode_length or specification.episode_length
         self.render_mode = render_mode
         self._proprioception = proprioception
@@ -189,7 +192,11 @@ class ManiSkillEnv(gymnasium.Env):
         success = bool(simulator_info["success"])
         failed = bool(simulator_info.get("fail", False))
         wrong_object = failed and self._specification.chosen_instruction is not None
-        info: dict[str, Any] = {"is_success": success, "wrong_object": wrong_object}
+        info: dict[str, Any] = {
+            "is_success": success,
+            "wrong_object": wrong_object,
+            "stage": stage_reached(self.task, self.simulator, simulator_info),
+        }
         if self._specification.ways:
             info |= {
                 "way": int(simulator_info["way"]),

@@ -114,7 +114,8 @@ class Step:
     """What an action led to.
 
     clipped: it had to be brought into the action space's bounds. way, between: for tasks that can
-    be done in several ways, see `ManiSkillEnv`; None for others.
+    be done in several ways, see `ManiSkillEnv`; None for others. stage: the number of the last of
+    the environment's stages that the state reaches, 0 for none.
     """
 
     observation: dict[str, Any]
@@ -124,6 +125,7 @@ class Step:
     clipped: bool
     way: int | None = None
     between: bool | None = None
+    stage: int = 0
 
 
 class Environment:
@@ -154,6 +156,11 @@ class Environment:
         are none."""
         return self._attribute("variant", None)
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages on the way to success, where there are some."""
+        return tuple(self._attribute("stages", ()))
+
     def reset(self, seed: int) -> dict[str, Any]:
         """Start the episode of this seed; the observation has a leading axis of 1."""
         from lerobot.envs.utils import NEW_ROLLOUT_OPTION
@@ -183,6 +190,7 @@ class Environment:
             clipped=not np.array_equal(taken, action, equal_nan=True),
             way=int(outcome["way"][0]) if has_ways else None,
             between=bool(outcome["between"][0]) if has_ways else None,
+            stage=int(outcome["stage"][0]) if "stage" in outcome else 0,
         )
 
     def render(self) -> np.ndarray:

@@ -70,7 +70,7 @@ class EpisodeResult:
     calls it, where episodes are variants of one (`e0_libero.camera_suite`). The scores are
     VLABench's, in [0, 1] (`clients/vlabench`): intention_score, whether the gripper went to the
     right things; progress_score, how far the task got by the paper; released_progress_score, by its
-    code.
+    code. stages: those of the task that were reached, in their order, where it has any.
     """
 
     policy: str
@@ -95,6 +95,7 @@ class EpisodeResult:
     progress_score: float | None = None
     released_progress_score: float | None = None
     variant: str | None = None
+    stages: list[str] | None = None
 
     @property
     def job(self) -> EpisodeJob:
@@ -146,6 +147,7 @@ _OPTIONAL_FIELDS: dict[str, type] = {
     "progress_score": float,
     "released_progress_score": float,
     "variant": str,
+    "stages": list,
 }
 
 

@@ -66,6 +66,7 @@ class _Progress:
     ambiguity: list[float] = field(default_factory=list)
     ways: list[int] = field(default_factory=list)
     between: bool | None = None
+    stage: int = 0
 
     def take(self, step: Step) -> None:
         """Add what an action led to."""
@@ -77,6 +78,7 @@ class _Progress:
             self.ways.append(step.way)
         if step.between is not None:
             self.between = bool(self.between) or step.between
+        self.stage = max(self.stage, step.stage)
 
 
 class Runner:
@@ -184,6 +186,7 @@ class Runner:
             between=progress.between,
             smoothness=None if late is None else late.smoothness(self._deviation()),
             variant=environment.variant,
+            stages=list(environment.stages[: progress.stage]) if environment.stages else None,
         )
 
     def _late_chunks(self, job: EpisodeJob) -> LateChunks | None:

@@ -13,6 +13,7 @@ from e0_bench.closed_loop.camera_shifts import is_moved, shift_rows
 from e0_bench.closed_loop.delays import NOTE as DELAYS_NOTE
 from e0_bench.closed_loop.delays import delays_summary, delays_table
 from e0_bench.closed_loop.episodes import EpisodeResult
+from e0_bench.closed_loop.stages import STAGES_NOTE, stages_summary, stages_table
 from e0_bench.closed_loop.viewpoints import (
     VIEWPOINTS_NOTE,
     viewpoints_summary,
@@ -51,7 +52,8 @@ def summarize(
     control's seeds. moved: a row for each pair of policies and task under each control that moves
     cameras, judged for each of these controls apart; missing without such controls. ways: see
     `ways_summary`; missing without tasks that have several. viewpoints: see `viewpoints_summary`;
-    missing without LIBERO-Plus's cameras. delays: see `delays_summary`.
+    missing without LIBERO-Plus's cameras. delays: see `delays_summary`. stages: see
+    `stages_summary`; missing without tasks that have some.
     calibration: by policy with entropies, how well they tell failures; ambiguity: the same of it,
     missing where no policy tells it. Raises PairingError if episodes are missing.
     """
@@ -59,6 +61,7 @@ def summarize(
     where_there_are |= ways_summary(episodes, policies, shares or {})
     where_there_are |= viewpoints_summary(episodes, policies)
     where_there_are |= delays_summary(episodes, policies, tasks, controls)
+    where_there_are |= stages_summary(episodes, policies)
     if ambiguity := calibration(episodes, policies, "ambiguity"):
         where_there_are["ambiguity"] = ambiguity
     return {
@@ -224,6 +227,8 @@ def markdown(summary: dict[str, Any]) -> str:
     if summary["comparisons"]:
         parts += ["## Policies compared on the same episodes"]
         parts += [_comparison_table(summary["comparisons"], ("first", "second")), COMPARISON_NOTE]
+    if "stages" in summary:
+        parts += ["## How far episodes got", stages_table(summary["stages"]), STAGES_NOTE]
     if "ways" in summary:
         parts += ["## Ways", ways_table(summary["ways"]), WAYS_NOTE]
     if "viewpoints" in summary:

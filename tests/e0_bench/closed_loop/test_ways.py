@@ -175,6 +175,7 @@ def test_a_run_tells_the_way_that_was_gone(
     result = runner.run(Assignment(job, runner.settings))
     assert result.success
     assert (result.way, result.changes_of_mind, result.between) == (way, changes, False)
+    assert result.stages == ["a cube held"]
     assert EpisodeResult.from_json(result.to_json()) == result
 
 
@@ -192,7 +193,7 @@ def test_a_run_tells_that_the_tool_was_between(
 
     monkeypatch.setattr(runner, "_act", down_between)
     result = runner.run(Assignment(EpisodeJob("e0", EITHER, 3), runner.settings))
-    assert (result.success, result.between) == (False, True)
+    assert (result.success, result.between, result.stages) == (False, True, [])
 
 
 def experts_in_turn(ways: tuple[int, ...]) -> Callable[..., np.ndarray]:
