@@ -63,12 +63,13 @@ def _draw_bars(axes: Axes, rates: dict[float, Rate], label: str, colour: str) ->
         axes.text(102, place, f"{rate.successes}/{rate.episodes}", va="center", fontsize=8)
 
 
-def draw_loss(curve: list[dict[str, float]]) -> Figure:
-    """Loss and learning rate by step."""
+def draw_loss(curves: Sequence[list[dict[str, float]]]) -> Figure:
+    """Loss and learning rate by step, of one training or several of the same policy."""
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    _plot(loss, curve, "loss", SEEING)
-    _plot(rate, curve, "lr", BLIND)
+    for curve in curves:
+        _plot(loss, curve, "loss", SEEING)
+        _plot(rate, curve, "lr", BLIND)
     loss.set_ylabel("loss")
     rate.set(xlabel="training step", ylabel="learning\nrate", ylim=(0, None))
     return figure

@@ -204,7 +204,7 @@ def _render(report: Report) -> str:
         report=report,
         tasks=tasks,
         success=svg(draw_success(tasks), "Success rates with 95 % intervals"),
-        loss=svg(draw_loss(report.learning_curve), "Training loss and learning rate by step"),
+        loss=svg(draw_loss([report.learning_curve]), "Training loss and learning rate by step"),
         pace=svg(draw_pace(report.learning_curve), "Seconds of each update by step"),
         posteriors=[
             svg(

@@ -143,14 +143,12 @@ def _costs(part: Part) -> list[tuple[str, ...]]:
 
 
 def _losses(part: Part) -> dict[str, Markup]:
-    """The learning curve of each policy's first training."""
-    from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
-
+    """The learning curves of each policy's trainings."""
     figures = {}
     for policy, labels in part.trainings.items():
-        curve = read_learning_curve(part.directory / "train" / labels[0] / LEARNING_CURVE)
-        if curve:
-            figures[policy] = svg(draw_loss(curve), f"Loss of {policy} by step")
+        curves = [curve for label in labels if (curve := part.learning_curve(label))]
+        if curves:
+            figures[policy] = svg(draw_loss(curves), f"Loss of {policy} by step")
     return figures
 
 

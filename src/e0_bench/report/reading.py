@@ -40,6 +40,18 @@ class Part:
         rows = self.results["benchmark"]["rates"]
         return list(dict.fromkeys(row["task"] for row in rows if row["task"] != ALL_TASKS))
 
+    def learning_curve(self, label: str) -> list[dict[str, float]]:
+        """Of a training and of what it was trained on with, round after round of corrections."""
+        from lerobot_policy_e0.training import LEARNING_CURVE, read_learning_curve
+
+        rounds = (self.directory / "corrected").glob("[0-9]*")
+        curve: list[dict[str, float]] = []
+        for place in (self.directory / "train", *sorted(rounds, key=lambda path: int(path.name))):
+            before = curve[-1]["step"] if curve else 0
+            own = read_learning_curve(place / label / LEARNING_CURVE)
+            curve += [row | {"step": before + row["step"]} for row in own]
+        return curve
+
     def measured_as(self, label: str) -> str:
         """The name that a training's episodes have in the log: with that of the decoding that was
         found to be its best, where several were tried."""
