@@ -43,7 +43,8 @@ class ManiSkillEnv(gymnasium.Env):
         depth: camera name -> uint16 (height, width), millimetres along the optical axis, 0 beyond
             65 m; only with `depth`, of fixed cameras.
         agent_pos: float32. "full": 9 joint positions (radians; the two fingers in metres), then the
-            tool centre point's position (3, metres) and quaternion (4, wxyz): 16 numbers.
+            tool centre point's position (3, metres) and quaternion (4, wxyz, of the two signs the
+            one that is steady while the tool points down: x is not negative): 16 numbers.
             "compact": gripper width (metres) and tool centre point (3): 4 numbers, coarse enough
             that a policy cannot recognize an episode by them.
         environment_state: float32. The position (3, metres) of a goal that cameras do not see,
@@ -296,7 +297,9 @@ class ManiSkillEnv(gymnasium.Env):
     def _agent_pos(self) -> np.ndarray:
         agent = self.simulator.agent
         joints = agent.robot.get_qpos()[0].numpy()
-        tool = agent.tcp.pose.raw_pose[0].numpy()
+        tool = agent.tcp.pose.raw_pose[0].numpy().copy()
+        if tool[4] < 0:
+            tool[3:] *= -1
         if self._proprioception == "full":
             return np.concatenate([joints, tool]).astype(np.float32)
         return np.concatenate([[joints[-2:].sum()], tool[:3]]).astype(np.float32)

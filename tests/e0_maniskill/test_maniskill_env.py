@@ -134,6 +134,22 @@ def test_compact_proprioception_is_gripper_width_and_tool_position(blind: ManiSk
     np.testing.assert_allclose(short["agent_pos"], expected, rtol=1e-6)
 
 
+def test_the_tools_quaternion_keeps_its_sign() -> None:
+    """The simulator's own changes it where the charger is grasped."""
+    env = ManiSkillEnv("PlugCharger-v1", state_only=True)
+    signs = set()
+    for seed in (0, 1):
+        seen, _ = env.reset(seed=seed)
+        expert = Expert(env)
+        for _ in range(60):
+            after = env.step(expert.act())[0]
+            assert np.abs(after["agent_pos"][12:] - seen["agent_pos"][12:]).max() < 0.2
+            signs.add(bool(env.simulator.agent.tcp.pose.q[0, 1] > 0))
+            seen = after
+    env.close()
+    assert signs == {True, False}
+
+
 @pytest.mark.parametrize("task", ["PushCube-v1", "PickNamedCube-v1"])
 def test_same_seed_is_the_same_episode_whatever_came_before(task: str) -> None:
     env, other = (ManiSkillEnv(task, state_only=True) for _ in range(2))
