@@ -55,7 +55,7 @@ $(INSTALLED): pyproject.toml constraints.txt .python-version
 		{ python3 -m venv .tools && .tools/bin/pip install --quiet uv; }
 	PATH="$$PATH:$$PWD/.tools/bin"; \
 		{ [ -x $(PYTHON) ] || uv venv --quiet .venv; } && \
-		uv pip install --python $(PYTHON) --constraint constraints.txt --editable '.[maniskill,paligemma,serve,dev]'
+		uv pip install --python $(PYTHON) --constraint constraints.txt --editable '.[maniskill,paligemma,serve,vlabench,dev]'
 	@touch $@
 
 $(VULKAN): scripts/install_vulkan.sh | $(INSTALLED)

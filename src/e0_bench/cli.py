@@ -94,6 +94,16 @@ def import_weights(arguments: Arguments) -> None:
     run_import_weights(_parse(ImportWeightsCommand, arguments, import_weights))
 
 
+def import_vlabench(arguments: Arguments) -> None:
+    """Make a LeRobotDataset v3 of VLABench's demonstrations, and let the doctor look at it.
+
+    Stopped, it goes on where it was when the same command is given again."""
+    from e0_bench.import_vlabench import ImportVlabenchCommand, run_import_vlabench
+
+    if not run_import_vlabench(_parse(ImportVlabenchCommand, arguments, import_vlabench)).healthy:
+        sys.exit(1)
+
+
 def serve(arguments: Arguments) -> None:
     """Serve a checkpoint to robots, by the websocket protocol of openpi's clients."""
     from e0_bench.serve import ServeCommand, run_serve
@@ -110,7 +120,19 @@ def remote(arguments: Arguments) -> None:
 
 SUBCOMMANDS = {
     run.__name__.replace("_", "-"): run
-    for run in (collect, doctor, train, bench, compare, report, serve, remote, demo, import_weights)
+    for run in (
+        collect,
+        import_vlabench,
+        doctor,
+        train,
+        bench,
+        compare,
+        report,
+        serve,
+        remote,
+        demo,
+        import_weights,
+    )
 }
 
 

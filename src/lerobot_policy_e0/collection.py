@@ -1,8 +1,7 @@
 """Episodes of scripted experts -> a LeRobotDataset v3.
 
-Episodes are collected as single files beside the output, and meanwhile the dataset is written under
-another name; at the end it is renamed. So the output is a whole dataset or it is not there, and a
-stopped collection goes on where it was.
+Episodes are collected as single files beside the output. It is a whole dataset or it is not there,
+and a stopped collection goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,38 +11,29 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import datasets.config
 import numpy as np
 from datasets import disable_progress_bars
-from lerobot.datasets import LeRobotDataset, aggregate_datasets
+from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 from tqdm import tqdm
 
 from e0_experts.collection import CollectionSettings, collect_episodes, numbers_per_task
 from e0_experts.episodes import Episode, load_episode
 from e0_experts.selection import Collected, Outcome, task_directory
-from e0_system.files import beside, place_directory, read_json, write_text
-from e0_system.locks import own_directory
+from e0_system.files import place_directory, read_json, write_text
 from e0_system.processes import end_with_parent, wait_for_all
 from e0_system.workers import Processes
 from lerobot_policy_e0.viewpoint import depth_feature
+from lerobot_policy_e0.whole_dataset import RECORD, join_datasets, write_whole
 
-RECORD = Path("meta") / "collection.json"
-MARKER = "unfinished_collection"  # in a directory that may be removed once it is not needed
 WORKERS_OF_A_WRITER = 2  # so many processes that simulate keep one that writes pictures busy
-SMALLEST_FREE_SPACE = 2**20  # bytes; less is a full disk
 ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
-
-
-class OutputInUseError(ValueError):
-    """The output directory holds something else."""
 
 
 @dataclass(frozen=True)
@@ -83,63 +73,16 @@ def collect_dataset(
     """
     output = Path(output)
     wanted = request.record() | {"videos": use_videos}
-    partial = beside(output, ".partial")
-    if output.exists() and not (partial.is_dir() and _is_ours(partial)):
-        return _existing_record(wanted, output)
-    with _unfinished(partial, output):
-        if not output.exists():  # or a kill came right after the renaming
-            wanted_workers = WORKERS_OF_A_WRITER * len(request.tasks)
-            enough = processes.workers >= wanted_workers > WORKERS_OF_A_WRITER
-            begun_whole = (partial / "episodes").exists()
-            apart = (partial / "parts").exists() or (enough and not begun_whole)
-            collect = _collect_parts if apart else _collect_into
-            with _full_disk_told(partial):
-                collect(partial, output, request, wanted, processes, use_videos)
-        return _existing_record(wanted, output)
 
+    def write(partial: Path) -> None:
+        wanted_workers = WORKERS_OF_A_WRITER * len(request.tasks)
+        enough = processes.workers >= wanted_workers > WORKERS_OF_A_WRITER
+        begun_whole = (partial / "episodes").exists()
+        apart = (partial / "parts").exists() or (enough and not begun_whole)
+        collect = _collect_parts if apart else _collect_into
+        collect(partial, output, request, wanted, processes, use_videos)
 
-@contextmanager
-def _unfinished(partial: Path, output: Path) -> Iterator[None]:
-    """Own the directory in which an unfinished collection into `output` lies; remove it once the
-    output is there. OutputInUseError if it holds something else."""
-    with own_directory(partial):
-        if not _is_ours(partial):
-            raise OutputInUseError(
-                f"{partial} holds something else than an unfinished collection, which has to lie "
-                f"there (a file {MARKER} would say so); move it away, or choose another output "
-                "directory"
-            )
-        write_text(partial / MARKER, f"of a collection into {output.name}; may be removed\n")
-        yield
-        for name in ("episodes", "dataset", "parts", "cache"):
-            shutil.rmtree(partial / name, ignore_errors=True)
-        (partial / MARKER).unlink()  # last: what a kill leaves can still be removed
-    with suppress(OSError):  # somebody waited for it
-        partial.rmdir()
-
-
-def _is_ours(partial: Path) -> bool:
-    """Whether a directory is marked as an unfinished collection, or empty but for what a kill just
-    before or after that leaves: a lock, the draft of the mark."""
-    names = [path.name for path in partial.iterdir()]
-    return MARKER in names or all(name.startswith(".") for name in names)
-
-
-@contextmanager
-def _full_disk_told(partial: Path) -> Iterator[None]:
-    """Where a full disk is behind an error, remove the drafts of datasets and say what to do."""
-    try:
-        yield
-    except Exception as error:
-        if not _disk_is_full(error, partial):
-            raise
-        for draft in (partial / "dataset", *partial.glob("parts/*.partial/dataset")):
-            shutil.rmtree(draft, ignore_errors=True)
-        raise OSError(
-            errno.ENOSPC,
-            f"the disk is full; finished episodes are kept in {partial}. Free some space and "
-            "run the same command again to go on",
-        ) from error
+    return write_whole(output, wanted, write)
 
 
 def _collect_into(
@@ -198,30 +141,6 @@ def _collect_parts(
     place_directory(draft, output)
 
 
-def join_datasets(parts: Sequence[Path], output: Path, name: str, cache: Path) -> None:
-    """Write datasets of the same features as one, called local/NAME, into `output`, in place of
-    what a kill left there. Those that hold pictures are copied once more on the way, into the
-    cache, which would otherwise be the user's and stay there.
-    """
-    for directory in (output, cache):
-        shutil.rmtree(directory, ignore_errors=True)
-    disable_progress_bars()
-    usual = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = cache
-    try:
-        aggregate_datasets(
-            [f"local/{part.name}" for part in parts],
-            f"local/{name}",
-            roots=list(parts),
-            aggr_root=output,
-            concatenate_data=False,
-            concatenate_videos=False,
-        )
-    finally:
-        datasets.config.HF_DATASETS_CACHE = usual
-        shutil.rmtree(cache, ignore_errors=True)
-
-
 def _collect_part(
     parent: int,
     setup: Callable[[], None],
@@ -239,32 +158,6 @@ def _collect_part(
         if error.errno != errno.ENOSPC:
             raise
         sys.exit(errno.ENOSPC)
-
-
-def _disk_is_full(error: BaseException | None, directory: Path) -> bool:
-    """Whether a full disk is behind this error, be it raised in a worker or hidden: LeRobot only
-    logs that a picture could not be written, and fails later because it is missing."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return True
-        error = error.__cause__
-    return directory.exists() and shutil.disk_usage(directory).free < SMALLEST_FREE_SPACE
-
-
-def _existing_record(wanted: dict[str, Any], output: Path) -> dict[str, Any]:
-    path = output / RECORD
-    if not path.is_file():
-        raise OutputInUseError(
-            f"{output} exists and is not a collected dataset; choose another output directory"
-        )
-    record = read_json(path)
-    different = [key for key in wanted if record.get(key) != wanted[key]]
-    if different:
-        raise OutputInUseError(
-            f"{output} holds a dataset that was collected with another {', '.join(different)}; "
-            "choose another output directory, or remove this one to collect anew"
-        )
-    return record
 
 
 def _collect(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from crash.harness import Command, episodes
+from lerobot_policy_e0.vlabench.importing import EPISODES_OF_A_PART
+from vlabench_recordings import recording, write_recording
 
 E0 = ("-m", "e0_bench.cli")
 TASK = "PushCube-v1"
@@ -54,6 +56,20 @@ def collect() -> Command:
     return Command(
         lambda out: [*E0, "collect", f"--output={out / 'data'}", *flags],
         lambda out: _dataset(out / "data"),
+    )
+
+
+def import_vlabench(source: Path) -> Command:
+    """Three parts, of which finished ones are not written again."""
+    for seed in range(2 * EPISODES_OF_A_PART + 2):
+        write_recording(source / f"data_{seed}.hdf5", recording(seed, steps=4))
+
+    def result(out: Path) -> Any:
+        tables, record = _dataset(out / "data")
+        return tables, record["episodes"]
+
+    return Command(
+        lambda out: [*E0, "import-vlabench", str(source), f"--output={out / 'data'}"], result
     )
 
 

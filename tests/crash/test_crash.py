@@ -64,6 +64,12 @@ def test_collect(tmp_path: Path) -> None:
 
 @pytest.mark.crash
 @pytest.mark.timeout(0)
+def test_import_vlabench(tmp_path: Path) -> None:
+    crash(commands.import_vlabench(tmp_path / "recorded"), tmp_path, KILLS)
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(0)
 def test_train(tmp_path: Path, dataset: Path) -> None:
     crash(commands.train(dataset), tmp_path, KILLS)
 

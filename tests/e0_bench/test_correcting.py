@@ -20,7 +20,7 @@ from e0_maniskill import ManiSkillEnv
 from e0_maniskill.demonstrations import demonstrator
 from e0_system.workers import Processes
 from lerobot_policy_e0.checkpoints import CheckpointError
-from lerobot_policy_e0.collection import OutputInUseError
+from lerobot_policy_e0.whole_dataset import OutputInUseError
 from made_checkpoints import save_policy
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -27,13 +27,9 @@ from e0_maniskill.demonstrations import ManiSkillSettings, demonstrator
 from e0_system import locks
 from e0_system.workers import Processes
 from lerobot_policy_e0 import E0Config
-from lerobot_policy_e0.collection import (
-    MARKER,
-    CollectionRequest,
-    OutputInUseError,
-    collect_dataset,
-)
+from lerobot_policy_e0.collection import CollectionRequest, collect_dataset
 from lerobot_policy_e0.dataset import FramesInMemory
+from lerobot_policy_e0.whole_dataset import MARKER, OutputInUseError
 
 TASK = "PushCube-v1"
 SEED = 5000
@@ -364,7 +360,9 @@ def test_parts_are_gone_on_with_by_fewer_workers(
 
 
 @pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize("full", ["_Writer.add", "aggregate_datasets", None])
+@pytest.mark.parametrize(
+    "full", ["collection._Writer.add", "whole_dataset.aggregate_datasets", None]
+)
 def test_full_disk_while_a_part_is_written_or_parts_are_joined(
     tmp_path: Path, collected: Collected, monkeypatch: pytest.MonkeyPatch, full: str | None
 ) -> None:
@@ -379,12 +377,12 @@ def test_full_disk_while_a_part_is_written_or_parts_are_joined(
         (partial / drafts[-1]).mkdir(parents=True, exist_ok=True)  # of a process that was ended
         raise OSError(errno.ENOSPC, "No space left") if full else ValueError("another failure")
 
-    monkeypatch.setattr(f"lerobot_policy_e0.collection.{full or '_Writer.add'}", fail)
+    monkeypatch.setattr(f"lerobot_policy_e0.{full or 'collection._Writer.add'}", fail)
     with pytest.raises(OSError if full else RuntimeError, match=ADVICE if full else "is kept"):
         collect_dataset(request, tmp_path / "dataset", processes=Processes(4))
     assert not (tmp_path / "dataset").exists()
     assert not full or not any((partial / draft).exists() for draft in drafts)
-    if full == "aggregate_datasets":
+    if full == "whole_dataset.aggregate_datasets":
         assert len(list(partial.glob("parts/*/meta/collection.json"))) == 2
     else:
         assert len(list(partial.glob("parts/*/episodes/*/*.npz"))) == 4

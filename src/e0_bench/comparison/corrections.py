@@ -92,7 +92,7 @@ def _trained(checkpoint: Path) -> dict[str, Any]:
 
 def _join(output: Path, number: int, training: Training) -> None:
     """Make one dataset of the demonstrations and the corrections up to this round."""
-    from lerobot_policy_e0.collection import join_datasets
+    from lerobot_policy_e0.whole_dataset import join_datasets
 
     joined = _joined(output, number, training)
     if not joined.exists():

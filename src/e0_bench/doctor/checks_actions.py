@@ -58,10 +58,11 @@ def check_gripper(action: Column, state: Column | None) -> list[Finding]:
         overall = float(np.median([*by_episode.values()]))
         name = f"{state.feature}[{state.dimensions[s]}]"
         direction = "rises" if overall > 0 else "falls"
-        told += (
-            f"; {name} {direction} after {number(high)} (r = {overall:+.2f}), so if that is the "
-        )
-        told += f"fingers' width, {number(high if overall > 0 else low)} opens"
+        closed = "closed" in state.dimensions[s].lower()
+        known = "" if closed else "if that is the fingers' width, "
+        opens = high if (overall > 0) is not closed else low
+        told += f"; {name} {direction} after {number(high)} (r = {overall:+.2f}), so {known}"
+        told += f"{number(opens)} opens"
         findings.append(_gripper_note(action, d, told))
         findings += _reversed_gripper(action, d, name, by_episode)
     return findings

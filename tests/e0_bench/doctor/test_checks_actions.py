@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from recordings import make_column
@@ -108,6 +110,14 @@ def test_polarity_of_the_gripper_is_told_by_the_fingers(opens: float) -> None:
     (finding,) = check_gripper(action, make_column(state, ["x", "finger"], episodes=6))
     assert finding.level == NOTE and f"{opens:g} opens" in finding.told
     assert "% near -1, the others near 1" in finding.told
+
+
+def test_a_state_that_says_closed_tells_the_polarity_as_well() -> None:
+    command, state = grasps(1.0)
+    action = make_column(command, ["gripper"], episodes=6, feature="action")
+    closed = np.c_[state[:, 0], state[:, 1] < 0.02]
+    (finding,) = check_gripper(action, make_column(closed, ["x", "gripper_closed"], episodes=6))
+    assert re.search(r"falls after 1 \(r = -\S+, so 1 opens", finding.told)
 
 
 def test_what_rises_after_a_grasp_is_not_taken_for_fingers() -> None:

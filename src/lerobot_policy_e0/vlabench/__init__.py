@@ -1,0 +1,1 @@
+"""VLABench's demonstrations as datasets that E0 trains on."""
