@@ -20,6 +20,7 @@ QUANTILES = {
     "beta_ends": stats.beta(0.2, 0.2).ppf,
     "shifted": lambda u: 4 * u / (1 + 3 * u),
     "logit_normal": lambda u: stats.logistic.cdf(stats.norm.ppf(u)),
+    "low_noise": lambda u: stats.logistic.cdf(-1 + 1.5 * stats.norm.ppf(u)),
 }
 
 
