@@ -1,11 +1,14 @@
 """How far an episode gets on its way to success, so that one can see where a policy fails."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-Stage = Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor]
+type Stage = Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor]
 """Whether it is reached (1,), by the simulator and what its `evaluate` gives."""
 
 

@@ -43,6 +43,7 @@ def looked_at(env: LiberoEnv) -> list[float]:
     return list(eye + (env.simulator.env.workspace_offset[2] - eye[2]) / ahead[2] * ahead)
 
 
+@pytest.mark.slow
 def test_the_agent_view_moves_about_what_it_looks_at() -> None:
     with closing(LiberoEnv(TASK, image_size=SIZE)) as env:
 

@@ -35,6 +35,7 @@ def test_every_task_has_an_expert(task: str) -> None:
     assert any(solves(task, seed) for seed in (0, 1))
 
 
+@pytest.mark.slow
 def test_demonstrations_become_a_dataset(tmp_path: Path) -> None:
     settings = LiberoSettings(image_size=32, action_noise=0.1, hold_steps=2)
     request = CollectionRequest(("libero_object/0",), 1, 7, settings)

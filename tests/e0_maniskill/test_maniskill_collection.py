@@ -90,6 +90,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_killed_collection_resumes_to_the_same_selection(
     tmp_path: Path, expected: list[Episode]
 ) -> None:

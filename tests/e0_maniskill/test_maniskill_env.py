@@ -117,7 +117,7 @@ def test_state_only_observations(task: str) -> None:
     assert following["agent_pos"][11] > observation["agent_pos"][11], "the tool did not rise"
     assert (terminated, truncated) == (False, False)
     ways = {"way": -1, "between": False} if TASKS[task].ways else {}
-    assert info == {"is_success": False, "wrong_object": False} | ways
+    assert info == {"is_success": False, "wrong_object": False, "stage": 0} | ways
     assert isinstance(reward, float) and 0 <= reward < 1
     assert (env.task, env.instructions) == (task, TASKS[task].instructions)
     assert env.task_description in env.instructions

@@ -120,7 +120,7 @@ def test_lifting_the_wrong_cube_ends_the_episode_without_success(
         if terminated:
             break
     assert terminated and not truncated
-    assert info == {"is_success": False, "wrong_object": True}
+    assert info == {"is_success": False, "wrong_object": True, "stage": 0}
     assert reward == 0
 
 
