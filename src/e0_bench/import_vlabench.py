@@ -17,9 +17,9 @@ class ImportVlabenchCommand:
     """Which demonstrations, and where they go."""
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """HDF5 files of VLABench, or directories of them, as of several tasks."""
+    """HDF5 files of VLABench, directories of them, or LeRobotDatasets that it converted."""
     output: Path
-    """Directory of the dataset; must not exist yet."""
+    """Directory of the dataset; no other may lie there."""
     videos: bool = False
     """Store pictures as video."""
 

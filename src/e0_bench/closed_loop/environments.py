@@ -138,6 +138,9 @@ class Environment:
         self.vector = vector
         self.step_limit = int(vector.call("_max_episode_steps")[0])
         self._can_be_blind = self._attribute("blind", None) is not None
+        stages = self._attribute("stages", None)
+        # On the way to success, by name; an environment of others may mean something else by it.
+        self.stages: tuple[str, ...] = stages if isinstance(stages, tuple) else ()
         self._steps = 0
 
     @property
@@ -155,11 +158,6 @@ class Environment:
         """What a suite calls the variant of its task that the present episode is; None where there
         are none."""
         return self._attribute("variant", None)
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The names of the stages on the way to success, where there are some."""
-        return tuple(self._attribute("stages", ()))
 
     def reset(self, seed: int) -> dict[str, Any]:
         """Start the episode of this seed; the observation has a leading axis of 1."""
@@ -190,7 +188,7 @@ class Environment:
             clipped=not np.array_equal(taken, action, equal_nan=True),
             way=int(outcome["way"][0]) if has_ways else None,
             between=bool(outcome["between"][0]) if has_ways else None,
-            stage=int(outcome["stage"][0]) if "stage" in outcome else 0,
+            stage=int(outcome["stage"][0]) if self.stages and "stage" in outcome else 0,
         )
 
     def render(self) -> np.ndarray:
