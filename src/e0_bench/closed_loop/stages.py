@@ -7,6 +7,7 @@ from typing import Any
 
 from e0_bench.closed_loop.episodes import EpisodeResult
 from e0_bench.tables import table
+from e0_maniskill.stages import STAGES
 
 STAGES_NOTE = (
     "Of the episodes as usual, those that reached a stage, or a later one, at any step; in their "
@@ -18,13 +19,14 @@ def stages_summary(episodes: Iterable[EpisodeResult], policies: Sequence[str]) -
     """{"stages": rows}, a row for each task with stages and policy, from episodes as usual; nothing
     where there is no row.
 
-    reached: how many of `episodes` reached each stage, by its name, in order; a stage that no
-    policy reached is missing. successes: of them.
+    reached: how many of `episodes` reached each stage, by its name, in order; of a task that is not
+    ManiSkill's, a stage that no policy reached is missing. successes: of them.
     """
     usual = [e for e in episodes if e.stages is not None and e.control == "none"]
     rows = []
     for task in dict.fromkeys(e.task for e in usual):
-        names = max((e.stages or [] for e in usual if e.task == task), key=len)
+        told = [e.stages or [] for e in usual if e.task == task]
+        names = max([*told, list(STAGES.get(task, {}))], key=len)
         for policy in policies:
             own = [e for e in usual if (e.task, e.policy) == (task, policy)]
             if not own:  # an older log tells of none

@@ -20,6 +20,7 @@ from e0_bench.comparison.action_error import kept_action_error
 from e0_bench.comparison.collecting import collect
 from e0_bench.comparison.corrections import correct_all, final_checkpoint, trainings_of
 from e0_bench.comparison.demonstrated import demonstrated_changes
+from e0_bench.comparison.kept_recipe import keep_recipe
 from e0_bench.comparison.late_chunks import (
     late_chunks,
     late_chunks_figure,
@@ -35,21 +36,16 @@ from e0_bench.comparison.recipe import (
     Recipe,
     RecipeError,
     Training,
-    differences,
     read_recipe,
 )
 from e0_bench.comparison.simulators import collection_settings
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.comparison.trainings_figure import trainings_figure
-from e0_bench.files import read_json, write_json, write_text
+from e0_bench.files import write_json, write_text
 from e0_bench.training_run import local_training, train_together
 from e0_experts.collection import numbers_per_task
 from e0_system.locks import own_directory
 from e0_system.workers import Processes
-
-
-class ComparisonMismatchError(ValueError):
-    """The output directory holds results of another recipe; nothing in it was changed."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ def _is_finished(recipe: Recipe, output: Path, policy: str) -> bool:
 
 
 def _collect_all(recipe: Recipe, output: Path, processes: Processes) -> None:
-    _remember(recipe, output)
+    keep_recipe(recipe, output)
     collect(recipe, output / "dataset", recipe.dataset, processes)
     collect(recipe, output / "held_out", recipe.held_out, processes)
 
@@ -194,22 +190,6 @@ def comparison_markdown(results: Mapping[str, Any]) -> str:
     if "trainings" in results:
         parts = [trainings_markdown(results["trainings"]["rows"]), "", *parts]
     return "\n".join(parts)
-
-
-def _remember(recipe: Recipe, output: Path) -> None:
-    path = output / "recipe.json"
-    known: dict[str, Any] = {}
-    if path.exists():
-        known = read_json(path)
-        different = differences(known, recipe)
-        if different:
-            raise ComparisonMismatchError(
-                f"{output} holds results of a recipe with another {', '.join(different)}; choose "
-                "another --output"
-            )
-    record = vars(recipe) | {"policies": known.get("policies", {}) | recipe.policies}
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
 
 
 def _train_all(recipe: Recipe, output: Path, processes: Processes) -> dict[str, Path]:

@@ -28,7 +28,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -374,26 +373,3 @@ def require_keys(
 def _require_count(where: str, given: Mapping[str, Any], name: str) -> None:
     if type(given.get(name)) is not int or given[name] < 1:
         raise RecipeError(f"{where} needs {name}, a whole number of at least 1")
-
-
-def differences(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
-    """Names of what would spoil results that an older recipe gave. The benchmark checks itself, and
-    policies and seeds of training may come and go."""
-    now = json.loads(json.dumps(vars(recipe)))
-    names = [
-        name
-        for name in (*SECTIONS_OF_TRAININGS, "held_out")
-        if _without_seeds(before.get(name)) != _without_seeds(now[name])
-    ]
-    both = before.get("policies", {}).keys() & now["policies"].keys()
-    return names + [
-        f"policies.{label}"
-        for label in sorted(both)
-        if before["policies"][label] != now["policies"][label]
-    ]
-
-
-def _without_seeds(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if section is None:
-        return None
-    return {name: value for name, value in section.items() if name != "seeds"}

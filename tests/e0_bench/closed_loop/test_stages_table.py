@@ -49,3 +49,9 @@ def test_an_older_log_tells_of_none() -> None:
     assert row["policy"] == "b" and row["reached"] == {"cube held": 1}
     summary = summarize([old], ["a"], ["Stack"], [])
     assert "How far" not in markdown(summary)
+
+
+def test_a_stage_of_maniskills_tasks_is_told_even_where_nobody_reached_it() -> None:
+    one = EpisodeResult(**vars(episode("a", 0, STACK[:1])) | {"task": "StackCube-v1"})
+    (row,) = stages_summary([one], ["a"])["stages"]
+    assert row["reached"] == {"cube held": 1, "over the other": 0, "on the other": 0}

@@ -11,12 +11,12 @@ import pytest
 from e0_bench.closed_loop.episodes import EpisodeLog
 from e0_bench.comparison.command import compare
 from e0_bench.comparison.comparison import (
-    ComparisonMismatchError,
     ComparisonSettings,
     collect_demonstrations,
     comparison_markdown,
     run_comparison,
 )
+from e0_bench.comparison.kept_recipe import ComparisonMismatchError
 from e0_bench.comparison.measuring import (
     benchmark_settings,
     policies_by_label,

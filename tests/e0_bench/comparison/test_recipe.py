@@ -1,11 +1,13 @@
 """Recipes are checked as a whole before anything expensive begins."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from e0_bench.comparison.kept_recipe import ComparisonMismatchError, differences, keep_recipe
 from e0_bench.comparison.measuring import benchmark_settings
-from e0_bench.comparison.recipe import RecipeError, differences, read_recipe
+from e0_bench.comparison.recipe import Recipe, RecipeError, read_recipe
 from lerobot_policy_e0.libero_environment import LiberoCameraEnvConfig
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.toml"))
@@ -235,8 +237,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_only_what_spoils_results_is_a_difference(tmp_path: Path) -> None:
-    import json
-
     before = json.loads(json.dumps(vars(read_recipe(written(tmp_path, GOOD)))))
     more = GOOD.replace("episodes = 1\nseed = 800", "episodes = 5\nseed = 800")
     more += '[policies.c]\nobjective = "masked"\n'
@@ -245,3 +245,22 @@ def test_only_what_spoils_results_is_a_difference(tmp_path: Path) -> None:
     assert differences(before, read_recipe(written(tmp_path, seeds))) == []
     other = GOOD.replace("steps = 2\n", "steps = 3\n").replace("n_action_steps = 3", "horizon = 5")
     assert differences(before, read_recipe(written(tmp_path, other))) == ["training", "policies.a"]
+
+
+def test_a_corrected_policy_may_be_added_and_none_be_corrected_later(tmp_path: Path) -> None:
+    corrections = "[corrections]\nepisodes = 2\nseed = 9_000_000\nsteps = 1\npolicies = {}\n"
+    c = '[policies.c]\nobjective = "masked"\n'
+
+    def corrected(*names: str, more: str = "") -> Recipe:
+        return read_recipe(written(tmp_path, GOOD + more + corrections.format(list(names))))
+
+    kept = tmp_path / "out" / "recipe.json"
+    keep_recipe(corrected("a"), kept.parent)
+    keep_recipe(corrected("c", "a", more=c), kept.parent)
+    assert json.loads(kept.read_text())["corrections"]["policies"] == ["a", "c"]
+    with pytest.raises(ComparisonMismatchError, match=r"another policies\.a, policies\.b, policies\.c;"):
+        keep_recipe(corrected("b", more=c), kept.parent)
+    before = kept.read_bytes()
+    with pytest.raises(ComparisonMismatchError, match="another corrections"):
+        keep_recipe(read_recipe(written(tmp_path, GOOD)), kept.parent)
+    assert kept.read_bytes() == before
