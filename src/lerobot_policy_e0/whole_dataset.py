@@ -99,12 +99,8 @@ def join_datasets(parts: Sequence[Path], output: Path, name: str, cache: Path) -
     what a kill left there. Those that hold pictures are copied once more on the way, into the
     cache, which would otherwise be the user's and stay there.
     """
-    for directory in (output, cache):
-        shutil.rmtree(directory, ignore_errors=True)
-    disable_progress_bars()
-    usual = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = cache
-    try:
+    shutil.rmtree(output, ignore_errors=True)
+    with own_cache(cache):
         aggregate_datasets(
             [f"local/{part.name}" for part in parts],
             f"local/{name}",
@@ -113,6 +109,17 @@ def join_datasets(parts: Sequence[Path], output: Path, name: str, cache: Path) -
             concatenate_data=False,
             concatenate_videos=False,
         )
+
+
+@contextmanager
+def own_cache(cache: Path) -> Iterator[None]:
+    """LeRobot's copies of datasets lie in this directory meanwhile, which is gone afterwards."""
+    shutil.rmtree(cache, ignore_errors=True)
+    disable_progress_bars()
+    usual = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = cache
+    try:
+        yield
     finally:
         datasets.config.HF_DATASETS_CACHE = usual
         shutil.rmtree(cache, ignore_errors=True)

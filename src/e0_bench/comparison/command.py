@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from e0_bench.comparison.comparison import (
     ComparisonSettings,
-    collect_demonstrations,
     comparison_markdown,
+    demonstrations_alone,
     run_comparison,
 )
 from e0_bench.comparison.families import (
@@ -24,7 +24,7 @@ def compare(settings: ComparisonSettings) -> str:
         every = {settings.recipe.stem: settings}
         if of_families:
             every = family_settings(settings, read_families(settings.recipe))
-        told = (f"Demonstrations of {k}: {collect_demonstrations(one)}" for k, one in every.items())
+        told = (f"Demonstrations of {k}: {demonstrations_alone(one)}" for k, one in every.items())
         return "\n".join(told)
     if of_families:
         found = families_markdown(run_families(settings))

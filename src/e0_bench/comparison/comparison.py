@@ -17,7 +17,7 @@ import tyro
 
 from e0_bench.closed_loop.summary import markdown
 from e0_bench.comparison.action_error import kept_action_error
-from e0_bench.comparison.collecting import collect
+from e0_bench.comparison.collecting import collect_demonstrations
 from e0_bench.comparison.corrections import correct_all, final_checkpoint, trainings_of
 from e0_bench.comparison.demonstrated import demonstrated_changes
 from e0_bench.comparison.kept_recipe import keep_recipe
@@ -38,12 +38,10 @@ from e0_bench.comparison.recipe import (
     Training,
     read_recipe,
 )
-from e0_bench.comparison.simulators import collection_settings
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.comparison.trainings_figure import trainings_figure
 from e0_bench.files import write_json, write_text
 from e0_bench.training_run import local_training, train_together
-from e0_experts.collection import numbers_per_task
 from e0_system.locks import own_directory
 from e0_system.workers import Processes
 
@@ -79,20 +77,20 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     """
     recipe, output = checked_recipe(settings), settings.directory
     with own_directory(output):
-        _collect_all(recipe, output, settings.processes)
+        keep_recipe(recipe, output)
+        collect_demonstrations(recipe, output, settings.processes)
         shown = _shown(recipe, output, settings.policies)
         return _run_comparison(settings, shown, output)
 
 
-def collect_demonstrations(settings: ComparisonSettings) -> dict[str, int]:
-    """The first part of `run_comparison`: collect what is missing of the demonstrations to train
-    on and of those held out. Returns the number of episodes by task. Raises as `run_comparison`.
+def demonstrations_alone(settings: ComparisonSettings) -> dict[str, int]:
+    """The first part of `run_comparison`: have the demonstrations to train on and those held out.
+    Returns the number of episodes as `collect_demonstrations`. Raises as `run_comparison`.
     """
     recipe, output = checked_recipe(settings), settings.directory
     with own_directory(output):
-        _collect_all(recipe, output, settings.processes)
-    tasks = collection_settings(recipe.environment, {}).task_names(recipe.dataset["tasks"])
-    return numbers_per_task(recipe.dataset["episodes"], tasks)
+        keep_recipe(recipe, output)
+        return collect_demonstrations(recipe, output, settings.processes)
 
 
 def checked_recipe(settings: ComparisonSettings) -> Recipe:
@@ -126,12 +124,6 @@ def _is_finished(recipe: Recipe, output: Path, policy: str) -> bool:
     return is_measured(recipe, output, checkpoints, policy) and all(
         (output / "errors" / f"{label}.json").exists() for label in labels
     )
-
-
-def _collect_all(recipe: Recipe, output: Path, processes: Processes) -> None:
-    keep_recipe(recipe, output)
-    collect(recipe, output / "dataset", recipe.dataset, processes)
-    collect(recipe, output / "held_out", recipe.held_out, processes)
 
 
 def _run_comparison(settings: ComparisonSettings, recipe: Recipe, output: Path) -> dict[str, Any]:

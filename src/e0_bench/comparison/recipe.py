@@ -1,8 +1,9 @@
 """A comparison of policies as a TOML file: what is collected, trained and measured.
 
-[dataset]            tasks, episodes, seed; action_noise, hold_steps (of the expert); depth
-[environment]        type ("maniskill" if not given, or "libero") and options of the environment, in
-                     collecting and in measuring alike
+[dataset]            tasks, episodes, seed; action_noise, hold_steps (of the expert); depth. Or the
+                     root of a LeRobotDataset that is there already, and the tasks to measure
+[environment]        type ("maniskill" if not given, or "libero"; of given demonstrations any type
+                     of LeRobot's) and options of the environment, in collecting and in measuring
 [training]           steps, batch_size and other flags of `lerobot-train`; with `seeds = [1, 2, 3]`
                      every policy is trained once with each, and called LABEL-SEED
 [training.policy]    settings of `lerobot_policy_e0.E0Config` that all policies share
@@ -15,7 +16,8 @@
                      and the policy is trained on with these too, for so many steps; a policy that
                      is not named is trained on for as many with the demonstrations alone
 [policies.LABEL]     settings in which this one differs
-[held_out]           episodes, seed: demonstrations that nothing is trained on
+[held_out]           episodes, seed: demonstrations that nothing is trained on; of a given dataset
+                     so many of its episodes, drawn by the seed
 [benchmark]          episodes, seed, ...: settings of `e0 bench`
 [decodings.LABEL]    optional, with [tuning]: ways to decode a policy, each a name and a table of
                      settings (`e0_bench.closed_loop.decodings`); a policy without any is decoded
@@ -36,8 +38,11 @@ from pathlib import Path
 from typing import Any
 
 from e0_bench.closed_loop.decodings import Decoding, DecodingError, make_decoding
+from e0_bench.closed_loop.environments import EnvironmentSettings, UnknownEnvironmentError
 from e0_bench.closed_loop.settings import BenchmarkSettings
 from e0_bench.comparison.simulators import (
+    evaluation_options,
+    evaluation_type,
     known_of_expert,
     known_options,
     known_simulators,
@@ -51,6 +56,7 @@ OPTIONAL = ("pretraining", "corrections", "decodings", "tuning", "told")
 REQUIRED = ("dataset", "environment", "training", "policies", "held_out", "benchmark")
 SECTIONS_OF_TRAININGS = ("dataset", "environment", "training", "pretraining", "corrections")
 OF_DATASET = ("tasks", "episodes", "seed")
+OF_GIVEN = ("tasks", "root")
 EPISODE_KEYS = ("episodes", "seed")
 SEEDS_FOR_EACH = 10  # seeds that are kept free for each episode: experts fail now and then
 NOT_OF_LOOP = ("policy", "seeds")
@@ -178,17 +184,22 @@ def read_recipe(path: Path) -> Recipe:
 
 def _check_sections(recipe: Recipe) -> None:
     kind = simulator(recipe.environment)
-    if kind not in known_simulators():
+    given = "root" in recipe.dataset
+    if not given and kind not in known_simulators():
         raise RecipeError(
             f"[environment] has type {kind!r}; demonstrations can be collected in "
-            f"{', '.join(known_simulators())}"
+            f"{', '.join(known_simulators())}, or given as root in [dataset]"
         )
-    require_keys("[environment]", recipe.environment, known_options(recipe.environment))
-    of_dataset = (*OF_DATASET, *known_of_expert(recipe.environment))
-    require_keys("[dataset]", recipe.dataset, of_dataset, required=OF_DATASET)
     require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)
-    for name in ("dataset", "held_out"):
-        _check_episodes(f"[{name}]", getattr(recipe, name))
+    _check_episodes("[held_out]", recipe.held_out)
+    if given:
+        require_keys("[dataset]", recipe.dataset, OF_GIVEN, required=OF_GIVEN)
+        _check_environment(recipe)
+    else:
+        require_keys("[environment]", recipe.environment, known_options(recipe.environment))
+        of_dataset = (*OF_DATASET, *known_of_expert(recipe.environment))
+        require_keys("[dataset]", recipe.dataset, of_dataset, required=OF_DATASET)
+        _check_episodes("[dataset]", recipe.dataset)
     known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
     require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
@@ -222,6 +233,16 @@ def _check_sections(recipe: Recipe) -> None:
         raise RecipeError("[policies.LABEL] is missing: give at least one policy")
 
 
+def _check_environment(recipe: Recipe) -> None:
+    """That LeRobot has the environment, with these options, and each of the tasks."""
+    kind, options = evaluation_type(recipe.environment), evaluation_options(recipe.environment)
+    try:
+        for task in recipe.dataset["tasks"]:
+            EnvironmentSettings(kind, options).config(task)
+    except UnknownEnvironmentError as error:
+        raise RecipeError(f"[environment]: {error}") from error
+
+
 def _check_corrections(recipe: Recipe) -> None:
     if recipe.corrections is None:
         return
@@ -230,8 +251,10 @@ def _check_corrections(recipe: Recipe) -> None:
     _check_episodes(where, recipe.corrections)
     for name in sorted({"steps", "rounds"} & recipe.corrections.keys()):
         _require_count(where, recipe.corrections, name)
-    if simulator(recipe.environment) != "maniskill":
-        raise RecipeError(f"{where} is for maniskill: other experts cannot take over")
+    if simulator(recipe.environment) != "maniskill" or "root" in recipe.dataset:
+        raise RecipeError(
+            f"{where} is for demonstrations collected in maniskill: no other expert can take over"
+        )
     try:
         numbers_per_task(recipe.corrections["episodes"], recipe.dataset["tasks"])
     except ValueError as error:
@@ -332,11 +355,11 @@ def _check_prefix(recipe: Recipe, label: str) -> None:
 def _check_seeds(recipe: Recipe) -> None:
     """Nothing may be measured on what was trained on: the first seeds must lie far apart, since an
     expert that fails makes collecting go on to further seeds."""
-    spans = [
-        (recipe.dataset["seed"], _most(recipe.dataset["episodes"]), "dataset"),
-        (recipe.held_out["seed"], _most(recipe.held_out["episodes"]), "held_out"),
-        (recipe.benchmark["seed"], recipe.benchmark["episodes"], "benchmark"),
-    ]
+    spans = [(recipe.benchmark["seed"], recipe.benchmark["episodes"], "benchmark")]
+    if "root" not in recipe.dataset:
+        for name in ("dataset", "held_out"):
+            section = getattr(recipe, name)
+            spans.append((section["seed"], _most(section["episodes"]), name))
     if recipe.tuning is not None:
         spans.append((recipe.tuning["seed"], recipe.tuning["episodes"], "tuning"))
     if recipe.corrections is not None:

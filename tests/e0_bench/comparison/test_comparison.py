@@ -12,8 +12,8 @@ from e0_bench.closed_loop.episodes import EpisodeLog
 from e0_bench.comparison.command import compare
 from e0_bench.comparison.comparison import (
     ComparisonSettings,
-    collect_demonstrations,
     comparison_markdown,
+    demonstrations_alone,
     run_comparison,
 )
 from e0_bench.comparison.kept_recipe import ComparisonMismatchError
@@ -26,6 +26,8 @@ from e0_bench.comparison.measuring import (
 from e0_bench.comparison.recipe import RecipeError, read_recipe
 from e0_bench.report.command import ReportCommand, run_report
 from e0_bench.training_run import trained_checkpoint
+from lerobot_policy_e0.splitting import DemonstrationsError
+from lerobot_policy_e0.whole_dataset import RECORD
 
 RECIPE = """
 [dataset]
@@ -179,11 +181,41 @@ def test_parts_of_a_recipe_can_be_asked_for(
     finished: tuple[ComparisonSettings, dict[str, Any]],
 ) -> None:
     settings, _ = finished
-    assert collect_demonstrations(settings) == {"PushCube-v1": 2}
+    assert demonstrations_alone(settings) == {"PushCube-v1": 2}
     unknown = replace(settings, policies=("flow",))
-    for run in (run_comparison, collect_demonstrations):
+    for run in (run_comparison, demonstrations_alone):
         with pytest.raises(RecipeError, match="unknown policy 'flow'; known: e0, regression"):
             run(unknown)
+
+
+def test_demonstrations_that_are_given_are_cut_in_two(
+    finished: tuple[ComparisonSettings, dict[str, Any]], tmp_path: Path
+) -> None:
+    given = finished[0].directory / "dataset"
+    recipe, out = tmp_path / "given.toml", tmp_path / "out"
+    text = RECIPE.replace("episodes = 2\nseed = 100_000\naction_noise = 0.1", f'root = "{given}"')
+    recipe.write_text(text)
+    settings = ComparisonSettings(recipe, out)
+    assert demonstrations_alone(settings) == {str(given): 1}
+    drawn = [json.loads((out / name / RECORD).read_text()) for name in ("dataset", "held_out")]
+    assert sorted(drawn[0]["episodes"] + drawn[1]["episodes"]) == [0, 1]
+    lengths = [frames_of(directory) for directory in (given, out / "dataset", out / "held_out")]
+    assert lengths[0] == lengths[1] + lengths[2] and min(lengths) > 5
+    written = (out / "dataset" / RECORD).stat().st_mtime_ns
+    demonstrations_alone(settings)
+    assert (out / "dataset" / RECORD).stat().st_mtime_ns == written
+    for changed, message in (
+        (text.replace("episodes = 1\nseed = 600", "episodes = 2\nseed = 600"), "has 2 episodes"),
+        (text.replace(str(given), "nowhere"), "nowhere is no LeRobotDataset"),
+    ):
+        recipe.write_text(changed)
+        with pytest.raises(DemonstrationsError, match=message):
+            demonstrations_alone(ComparisonSettings(recipe, tmp_path / "other"))
+        shutil.rmtree(tmp_path / "other")
+
+
+def frames_of(dataset: Path) -> int:
+    return json.loads((dataset / "meta/info.json").read_text())["total_frames"]
 
 
 def test_results_of_other_policies_stay_where_they_are_whole(

@@ -236,6 +236,43 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_recipe(tmp_path / "nowhere.toml")
 
 
+GIVEN = GOOD.replace("episodes = [3]\nseed = 100_000\n", 'root = "mine"\n')
+
+
+def test_demonstrations_may_be_given(tmp_path: Path) -> None:
+    other = GIVEN.replace('proprioception = "compact"', 'type = "pusht"\nfps = 10')
+    recipe = read_recipe(written(tmp_path, other.replace("PushCube-v1", "PushT-v0")))
+    settings = benchmark_settings(recipe, tmp_path, {"a": tmp_path / "a"}, 1)
+    assert (settings.env, settings.env_options) == ("pusht", ("fps=10",))
+    overlapping = GIVEN.replace("seed = 600_000", "seed = 800_000")  # of its episodes: no clash
+    assert read_recipe(written(tmp_path, overlapping)).held_out["seed"] == 800_000
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"mine"', '"mine"\nepisodes = 3', r"\[dataset\] has unknown episodes; known: tasks, root"),
+        ('proprioception = "compact"', 'type = "nowhere"', "unknown environment type 'nowhere'"),
+        (
+            'proprioception = "compact"',
+            "colour = 3",
+            r"\[environment\]: no environment 'maniskill'",
+        ),
+        (
+            "[held_out]",
+            "[corrections]\nepisodes = 2\nseed = 9_000_000\nsteps = 1\n[held_out]",
+            "for demonstrations collected in maniskill",
+        ),
+    ],
+)
+def test_a_wrong_recipe_of_given_demonstrations_is_refused(
+    tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    assert before in GIVEN
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(written(tmp_path, GIVEN.replace(before, after)))
+
+
 def test_only_what_spoils_results_is_a_difference(tmp_path: Path) -> None:
     before = json.loads(json.dumps(vars(read_recipe(written(tmp_path, GOOD)))))
     more = GOOD.replace("episodes = 1\nseed = 800", "episodes = 5\nseed = 800")
@@ -258,7 +295,9 @@ def test_a_corrected_policy_may_be_added_and_none_be_corrected_later(tmp_path: P
     keep_recipe(corrected("a"), kept.parent)
     keep_recipe(corrected("c", "a", more=c), kept.parent)
     assert json.loads(kept.read_text())["corrections"]["policies"] == ["a", "c"]
-    with pytest.raises(ComparisonMismatchError, match=r"another policies\.a, policies\.b, policies\.c;"):
+    with pytest.raises(
+        ComparisonMismatchError, match=r"another policies\.a, policies\.b, policies\.c;"
+    ):
         keep_recipe(corrected("b", more=c), kept.parent)
     before = kept.read_bytes()
     with pytest.raises(ComparisonMismatchError, match="another corrections"):
