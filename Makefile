@@ -4,6 +4,7 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 VULKAN := .venv/.vulkan
 FRANKA := .venv/.franka
+ADROIT := .venv/.adroit
 LIBERO := .venv/.libero
 CLUSTER := .venv/.cluster
 
@@ -17,7 +18,7 @@ libero: $(LIBERO)
 	@$(PYTHON) -c "from e0_libero.assets import wire; wire()"
 
 # In the order of `tests/conftest.py`: xdist's own ends with the slow ones.
-test: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO)
+test: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO) $(ADROIT)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Kills every command at random instants; E0_CRASH_KILLS=50 times each.
@@ -25,14 +26,14 @@ crash: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m crash
 
 # What takes minutes and did not fit into `make test`.
-slow: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO) $(CLUSTER)
+slow: $(INSTALLED) $(VULKAN) $(FRANKA) $(LIBERO) $(ADROIT) $(CLUSTER)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m slow
 
 # Programs of others against ours, each in an environment of its own (.peers).
 peers: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m peers
 
-lint: $(INSTALLED) $(FRANKA) $(CLUSTER)
+lint: $(INSTALLED) $(FRANKA) $(ADROIT) $(CLUSTER)
 	.venv/bin/ruff check --no-cache .  # a cache does not see that a module became one of ours
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
@@ -66,6 +67,11 @@ $(VULKAN): scripts/install_vulkan.sh | $(INSTALLED)
 $(FRANKA): packages/lerobot_robot_franka/pyproject.toml constraints.txt | $(INSTALLED)
 	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
 		--editable 'packages/lerobot_robot_franka[sim,teleoperation]' || echo "no tests of the Franka plugin"
+	@touch $@
+
+$(ADROIT): packages/lerobot_env_adroit/pyproject.toml constraints.txt | $(INSTALLED)
+	PATH="$$PATH:$$PWD/.tools/bin" uv pip install --python $(PYTHON) --constraint constraints.txt \
+		--editable packages/lerobot_env_adroit || echo "no tests of Adroit's door"
 	@touch $@
 
 $(LIBERO): pyproject.toml constraints.txt | $(INSTALLED)

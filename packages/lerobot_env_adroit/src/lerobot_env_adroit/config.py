@@ -1,0 +1,56 @@
+"""`--env.type=adroit` for LeRobot's training and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
+
+from lerobot_env_adroit.door import ACTION_SIZE, DOOR_SIZE, FREQUENCY, HAND_SIZE, AdroitDoor
+
+TASK = "AdroitHandDoor-v1"
+
+
+@EnvConfig.register_subclass("adroit")
+@dataclass
+class AdroitEnvConfig(EnvConfig):
+    """The hand and the door as states, without pictures; see `AdroitDoor`.
+
+    episode_length: steps after which an episode ends; the people took 223 to 300. Raises ValueError
+    for another task.
+    """
+
+    task: str | None = TASK
+    fps: int = FREQUENCY
+    episode_length: int = 400
+
+    def __post_init__(self) -> None:
+        if self.task != TASK:
+            raise ValueError(f"unknown task {self.task!r}; there is {TASK}")
+        self.features = {
+            ACTION: PolicyFeature(FeatureType.ACTION, (ACTION_SIZE,)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (HAND_SIZE,)),
+            "environment_state": PolicyFeature(FeatureType.ENV, (DOOR_SIZE,)),
+        }
+        self.features_map = {
+            ACTION: ACTION,
+            "agent_pos": OBS_STATE,
+            "environment_state": OBS_ENV_STATE,
+        }
+
+    @property
+    def gym_kwargs(self) -> dict[str, Any]:
+        return {"episode_length": self.episode_length}
+
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
+        """{task: {0: vector env}}, as LeRobot's evaluation wants it."""
+        several = use_async_envs and n_envs > 1
+        vector = gym.vector.AsyncVectorEnv if several else gym.vector.SyncVectorEnv
+        make = [lambda: AdroitDoor(**self.gym_kwargs)] * n_envs
+        return {TASK: {0: vector(make, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)}}
