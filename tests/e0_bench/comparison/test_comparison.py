@@ -26,6 +26,7 @@ from e0_bench.comparison.measuring import (
 from e0_bench.comparison.recipe import RecipeError, read_recipe
 from e0_bench.report.command import ReportCommand, run_report
 from e0_bench.training_run import trained_checkpoint
+from e0_system.workers import Processes
 from lerobot_policy_e0.splitting import DemonstrationsError
 from lerobot_policy_e0.whole_dataset import RECORD
 
@@ -80,7 +81,7 @@ def finished(
     directory = tmp_path_factory.mktemp("comparison")
     recipe = directory / "recipe.toml"
     recipe.write_text(RECIPE)
-    settings = ComparisonSettings(recipe, directory / "out")
+    settings = ComparisonSettings(recipe, directory / "out", Processes(workers=1))
     return settings, run_comparison(settings)
 
 
