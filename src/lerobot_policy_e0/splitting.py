@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
+from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.dataset_tools import split_dataset
 
 from e0_system.files import place_directory, write_text
-from lerobot_policy_e0.whole_dataset import RECORD, own_cache, write_whole
+from lerobot_policy_e0.whole_dataset import RECORD, OutputInUseError, own_cache, write_whole
 
 
 class DemonstrationsError(ValueError):
-    """A directory that is no LeRobotDataset, or holds too few episodes."""
-
-
-def episode_count(source: Path) -> int:
-    """Episodes of a LeRobotDataset on this machine. Raises DemonstrationsError if it is none."""
-    if not (source / "meta" / "info.json").is_file():
-        raise DemonstrationsError(
-            f"{source} is no LeRobotDataset: it has no meta/info.json. Name the directory that "
-            "`lerobot-record` or `e0 collect` wrote"
-        )
-    return LeRobotDatasetMetadata(f"local/{source.name}", root=source).total_episodes
+    """Demonstrations that cannot be taken as they are given."""
 
 
 def draw_held_out(count: int, held_out: int, seed: int) -> tuple[list[int], list[int]]:
@@ -42,18 +33,37 @@ def draw_held_out(count: int, held_out: int, seed: int) -> tuple[list[int], list
     return [n for n in range(count) if n not in drawn], sorted(drawn)
 
 
-def take_episodes(source: Path, episodes: Sequence[int], output: Path) -> dict[str, Any]:
+def take_episodes(source: Path, episodes: Sequence[int], output: Path) -> None:
     """Write these episodes of a dataset as one of their own, whole or not at all; one that is there
-    already, of the same episodes, is left alone. Returns what is kept of it in
-    `meta/collection.json`. Raises as `write_whole`."""
-    whole = LeRobotDatasetMetadata(f"local/{source.name}", root=source)
-    wanted = {"source": str(source), "frames": whole.total_frames, "episodes": list(episodes)}
+    already, of the same episodes, is left alone. Videos that hold episodes of both kinds are
+    encoded once more.
+
+    Raises DemonstrationsError if other episodes lie there, or the source has changed since, and
+    else as `write_whole`."""
+    wanted = {"source": str(source), "digest": _digest(source), "episodes": list(episodes)}
 
     def write(partial: Path) -> None:
+        draft = partial / "dataset"
+        shutil.rmtree(draft, ignore_errors=True)
         with own_cache(partial / "cache"):
             dataset = LeRobotDataset(f"local/{source.name}", root=source)
-            split_dataset(dataset, {"dataset": list(episodes)}, output_dir=partial)
-        write_text(partial / "dataset" / RECORD, json.dumps(wanted, indent=1))
-        place_directory(partial / "dataset", output)
+            split_dataset(dataset, {draft.name: list(episodes)}, output_dir=partial)
+        write_text(draft / RECORD, json.dumps(wanted, indent=1))
+        place_directory(draft, output)
 
-    return write_whole(output, wanted, write)
+    try:
+        write_whole(output, wanted, write)
+    except OutputInUseError as error:
+        raise DemonstrationsError(
+            f"{output} does not hold the episodes of {source} that belong there: it is something "
+            "else, or the source has changed since; choose another output directory"
+        ) from error
+
+
+def _digest(source: Path) -> str:
+    """Of all numbers of a dataset, and of pictures that lie beside them."""
+    digest = hashlib.sha256()
+    for file in sorted((source / "data").rglob("*.parquet")):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()

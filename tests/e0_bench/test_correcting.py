@@ -173,9 +173,7 @@ def test_a_policy_of_other_observations_or_tasks_is_refused(
     with pytest.raises(CheckpointError, match="not a LeRobot checkpoint directory"):
         policy_lead_in(tmp_path)
     other = save_policy(tmp_path / "other", state_size=3, image_size=64)
-    with pytest.raises(
-        BenchmarkCheckpointError, match=r"does not fit PickCube-v1: it expects .*64"
-    ):
+    with pytest.raises(BenchmarkCheckpointError, match=r"does not fit PickCube-v1: it has .*64"):
         policy_lead_in(other)(env, SEED)
     lead_in = PolicyLeadIn(policy_lead_in(checkpoint).checkpoint, ("fold the towel",))
     with pytest.raises(CorrectionError, match="trained for 'fold the towel', and PickCube-v1 asks"):

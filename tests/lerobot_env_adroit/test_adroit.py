@@ -111,6 +111,8 @@ def test_demonstrations_are_replayed_into_a_dataset(tmp_path: Path) -> None:
     source.write_bytes(pickle.dumps([demonstration(), lying_open], protocol=3))
     written = write_dataset(read_demonstrations(source), output)
     assert [(len(one.actions), one.success) for one in written] == [(6, False), (1, True)]
+    assert [one.clipped for one in written] == [6, 1], "28 numbers between -1.2 and 1.2 each"
+    assert {path.name for path in tmp_path.iterdir()} == {"people.pickle", "dataset"}
     dataset = LeRobotDataset("local/dataset", root=output)
     assert (dataset.num_episodes, dataset.num_frames) == (2, 7)
     shown = replay(AdroitDoor(), demonstration())
@@ -142,6 +144,8 @@ class Attack:
             [demonstration(init_state_dict=SHUT | {"qpos": np.zeros(3)})],
             "does not say where it begins",
         ),
+        ([demonstration(actions=np.zeros((0, 28)))], "no finite actions"),
+        ([demonstration(actions=np.float64(1))], "no finite actions"),
         ([3], "demonstration 0 has no finite actions"),
     ],
 )

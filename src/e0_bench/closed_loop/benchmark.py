@@ -176,10 +176,7 @@ def _offers(
     settings: BenchmarkSettings, checkpoints: Sequence[Checkpoint], pool: Executor
 ) -> dict[str, list[Offer]]:
     """What the environments of each task give, after checking that every policy can use it."""
-    futures = {
-        task: pool.submit(_offers_of_task, settings.environment, task) for task in settings.tasks
-    }
-    offers = {task: future.result() for task, future in futures.items()}
+    offers = offers_of(settings.environment, settings.tasks, pool)
     for offer in (offer for some in offers.values() for offer in some):
         for checkpoint in checkpoints:
             check_fit(checkpoint, offer.name, offer.features, offer.action_size)
@@ -197,6 +194,15 @@ def _offers(
             f"only {sorted(instructions)}; give a second task, or a task with several instructions"
         )
     return offers
+
+
+def offers_of(
+    environment: EnvironmentSettings, tasks: Sequence[str], pool: Executor
+) -> dict[str, list[Offer]]:
+    """What the environments of each task give, several where a task is a suite. Raises
+    UnknownEnvironmentError where there are none."""
+    futures = {task: pool.submit(_offers_of_task, environment, task) for task in tasks}
+    return {task: future.result() for task, future in futures.items()}
 
 
 def _can_be_hidden(offer: Offer) -> bool:

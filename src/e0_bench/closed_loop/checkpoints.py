@@ -14,6 +14,8 @@ from e0_bench.closed_loop.decodings import Decoding
 from e0_bench.files import read_json
 
 if TYPE_CHECKING:
+    from lerobot.configs import PolicyFeature
+
     from lerobot_policy_e0 import E0Config
 
 UNINFORMATIVE = {"pretrained_model", "checkpoints", "train"}
@@ -146,30 +148,44 @@ def check_fit(
     differ in size, since many policies resize them, and cameras may be more or fewer, as LeRobot
     allows. Raises BenchmarkCheckpointError telling both sides.
     """
-    from lerobot.configs import FeatureType
-
     from lerobot_policy_e0.loading import read_config
 
     config = read_config(checkpoint.directory)
     renamed = _rename_map(checkpoint.directory)
     given = {renamed.get(name, name): shape for name, shape in offered.items()}
-    inputs = config.input_features or {}
+    action = config.action_feature
+    size = None if action is None else int(action.shape[0])
+    if wrong := misfit(config.input_features or {}, size, given, action_size):
+        raise BenchmarkCheckpointError(
+            f"policy {checkpoint.label!r} ({checkpoint.directory}) does not fit {task}: {wrong}. "
+            "Choose other options of the environment, or another checkpoint"
+        )
+
+
+def misfit(
+    inputs: Mapping[str, PolicyFeature],
+    size: int | None,
+    offered: Mapping[str, tuple[int, ...]],
+    taken: int,
+) -> str | None:
+    """What a policy, or a dataset, and an environment have, if they don't fit: features to see and
+    the size of an action on the one side, shapes of observations and the size of an action on the
+    other. Pictures may differ as `check_fit` says."""
+    from lerobot.configs import FeatureType
+
     images = {name for name, feature in inputs.items() if feature.type is FeatureType.VISUAL}
-    cameras = {name for name, shape in given.items() if _is_image(name)}
+    cameras = {name for name in offered if _is_image(name)}
     fits = images <= cameras or (bool(cameras) and cameras <= images)
     for name, feature in inputs.items():
         if feature.type is not FeatureType.VISUAL:
-            fits &= given.get(name) == tuple(feature.shape)
+            fits &= offered.get(name) == tuple(feature.shape)
+    if fits and size == taken:
+        return None
     expected = {name: tuple(feature.shape) for name, feature in inputs.items()}
-    action = config.action_feature
-    size = None if action is None else int(action.shape[0])
-    if not fits or size != action_size:
-        raise BenchmarkCheckpointError(
-            f"policy {checkpoint.label!r} ({checkpoint.directory}) does not fit {task}: it expects "
-            f"{_shapes(expected)} and gives actions of {size} numbers; the environment offers "
-            f"{_shapes(given)} and takes {action_size}. Choose other options of the environment, "
-            "or another checkpoint"
-        )
+    return (
+        f"it has {_shapes(expected)} and actions of {size} numbers; the environment offers "
+        f"{_shapes(offered)} and takes {taken}"
+    )
 
 
 def _rename_map(directory: Path) -> dict[str, str]:

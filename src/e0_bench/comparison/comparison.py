@@ -20,6 +20,7 @@ from e0_bench.comparison.action_error import kept_action_error
 from e0_bench.comparison.collecting import collect_demonstrations
 from e0_bench.comparison.corrections import correct_all, final_checkpoint, trainings_of
 from e0_bench.comparison.demonstrated import demonstrated_changes
+from e0_bench.comparison.given import check_given
 from e0_bench.comparison.kept_recipe import keep_recipe
 from e0_bench.comparison.late_chunks import (
     late_chunks,
@@ -32,11 +33,11 @@ from e0_bench.comparison.measuring import (
     policies_by_label,
     tuning_markdown,
 )
+from e0_bench.comparison.reading import read_recipe
 from e0_bench.comparison.recipe import (
     Recipe,
     RecipeError,
     Training,
-    read_recipe,
 )
 from e0_bench.comparison.trainings import over_trainings, trainings_markdown
 from e0_bench.comparison.trainings_figure import trainings_figure
@@ -73,10 +74,11 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
 
     Raises RecipeError for a recipe that cannot be carried out, ComparisonMismatchError if the
     output is of another one, DirectoryInUseError if another process works on it, and what
-    collecting, training and measuring raise; whatever was finished stays.
+    `check_given`, collecting, training and measuring raise; whatever was finished stays.
     """
     recipe, output = checked_recipe(settings), settings.directory
     with own_directory(output):
+        check_given(recipe, output)
         keep_recipe(recipe, output)
         collect_demonstrations(recipe, output, settings.processes)
         shown = _shown(recipe, output, settings.policies)
@@ -89,6 +91,7 @@ def demonstrations_alone(settings: ComparisonSettings) -> dict[str, int]:
     """
     recipe, output = checked_recipe(settings), settings.directory
     with own_directory(output):
+        check_given(recipe, output)
         keep_recipe(recipe, output)
         return collect_demonstrations(recipe, output, settings.processes)
 

@@ -18,7 +18,8 @@ from e0_bench.closed_loop.episodes import EpisodeLog
 from e0_bench.closed_loop.summary import summary_of
 from e0_bench.comparison.comparison import ComparisonSettings, checked_recipe, run_comparison
 from e0_bench.comparison.families_table import Family, families_markdown, families_table, is_of
-from e0_bench.comparison.recipe import RecipeError, read_recipe, require_keys
+from e0_bench.comparison.reading import read_recipe
+from e0_bench.comparison.recipe import RecipeError, require_keys
 from e0_bench.files import read_json, write_json, write_text
 from e0_system.files import FileNameError, file_name
 from e0_system.locks import own_directory

@@ -48,7 +48,7 @@ def record_clips(part: Part, folder: Path, number: int, processes: Processes) ->
     EpisodeError if an episode cannot be run.
     """
     options = part.record["environment"]["options"]
-    if number == 0 or options.get("state_only"):
+    if number == 0 or options.get("state_only") or not _see_pictures(part):
         return []
     given = tuple(f"{name}={_yaml(value)}" for name, value in options.items())
     environment = EnvironmentSettings(part.record["environment"]["type"], given)
@@ -80,6 +80,14 @@ def record_clips(part: Part, folder: Path, number: int, processes: Processes) ->
         for policy, episodes in chosen.items()
         for episode in episodes
     ]
+
+
+def _see_pictures(part: Part) -> bool:
+    """Whether a policy does, or is not there any more to be asked."""
+    from lerobot_policy_e0.loading import read_config
+
+    checkpoints = [Path(row["checkpoint"]) for row in part.record["policies"].values()]
+    return any(not path.exists() or read_config(path).image_features for path in checkpoints)
 
 
 def _chosen(

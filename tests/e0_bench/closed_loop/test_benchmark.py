@@ -276,7 +276,7 @@ def test_what_cannot_run_is_said_before_an_episode_runs(
           "decodings": ("odd:decoding_draws=4",)}, BenchmarkSettingsError,
          "sets decoding_draws, which decoding=fixed does not look at"),
         ({"env_options": ("state_only=true",)}, BenchmarkCheckpointError,
-         r"does not fit PushCube-v1: it expects .*state \(4,\).*offers .*state \(16,\)"),
+         r"does not fit PushCube-v1: it has .*state \(4,\).*offers .*state \(16,\)"),
         ({"controls": ("instruction",), "tasks": (PUSH,)}, BenchmarkSettingsError,
          "only .*push the blue cube"),
     ):  # fmt: skip

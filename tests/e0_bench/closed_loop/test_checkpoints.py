@@ -173,7 +173,7 @@ def test_fit(made: tuple[Path, Path], tmp_path: Path) -> None:
     (act,) = read_checkpoints([made[1]])
     check_fit(act, "Push", STATE, 7)
     check_fit(act, "Push", STATE | {"observation.images.top": (3, 9, 9)}, 7)
-    told = r"'act'.* does not fit Push: it expects .*state \(4,\).* actions of 7 numbers; "
+    told = r"'act'.* does not fit Push: it has .*state \(4,\).* actions of 7 numbers; "
     for features, action_size, offered in (
         (STATE, 6, "offers .*takes 6"),
         (STATE | {"observation.state": (16,)}, 7, r"offers .*observation.state \(16,\)"),

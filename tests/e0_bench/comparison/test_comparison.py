@@ -23,7 +23,8 @@ from e0_bench.comparison.measuring import (
     tuning_markdown,
     ways_tried,
 )
-from e0_bench.comparison.recipe import RecipeError, read_recipe
+from e0_bench.comparison.reading import read_recipe
+from e0_bench.comparison.recipe import RecipeError
 from e0_bench.report.command import ReportCommand, run_report
 from e0_bench.training_run import trained_checkpoint
 from e0_system.workers import Processes

@@ -14,7 +14,8 @@ import pytest
 from e0_bench.comparison import comparison
 from e0_bench.comparison.comparison import ComparisonSettings, run_comparison
 from e0_bench.comparison.corrections import _join, final_checkpoint, trainings_of
-from e0_bench.comparison.recipe import Training, read_recipe
+from e0_bench.comparison.reading import read_recipe
+from e0_bench.comparison.recipe import Training
 from e0_maniskill.demonstrations import ManiSkillSettings
 from e0_system.workers import Processes
 from lerobot_policy_e0.collection import CollectionRequest, collect_dataset

@@ -7,7 +7,8 @@ import pytest
 
 from e0_bench.comparison.kept_recipe import ComparisonMismatchError, differences, keep_recipe
 from e0_bench.comparison.measuring import benchmark_settings
-from e0_bench.comparison.recipe import Recipe, RecipeError, read_recipe
+from e0_bench.comparison.reading import read_recipe
+from e0_bench.comparison.recipe import Recipe, RecipeError
 from lerobot_policy_e0.libero_environment import LiberoCameraEnvConfig
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.toml"))

@@ -5,13 +5,17 @@
 The file is that of https://github.com/aravindr93/hand_dapg (dapg/demonstrations): 25 episodes by
 people in virtual reality with a glove. Their actions are replayed from where they began, and what
 the simulation shows meanwhile is written: it has changed since, and what was recorded then begins
-up to .4 rad away from where an episode begins now.
+up to .4 rad away from where an episode begins now. Actions beyond a motor's range count as its end,
+as they did then.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
@@ -32,6 +36,11 @@ ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
+BROKEN = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError),
+    *(OverflowError, MemoryError),
+)
+"""What reading a pickle that is none, or damaged, raises."""
 STATE = {"qpos": 30, "qvel": 30, "door_body_pos": 3}
 FEATURES = {
     "observation.state": {"dtype": "float32", "shape": (HAND_SIZE,), "names": None},
@@ -46,10 +55,12 @@ class DemonstrationsError(ValueError):
 
 @dataclass(frozen=True)
 class Replayed:
-    """One demonstration, replayed. opened: by how much the door was at most open, rad."""
+    """One demonstration, replayed. clipped: steps whose action lay beyond -1 or 1, where it was cut
+    off. opened: by how much the door was at most open, rad."""
 
     states: list[dict[str, np.ndarray]]
     actions: np.ndarray
+    clipped: int
     opened: float
     success: bool
 
@@ -72,7 +83,7 @@ def read_demonstrations(path: Path) -> list[dict[str, Any]]:
         found = _ArraysAlone(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except DemonstrationsError as error:
         raise DemonstrationsError(f"{path}: {error}") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError) as error:
+    except BROKEN as error:
         raise DemonstrationsError(f"{path} is no file of demonstrations: {error}") from error
     if not isinstance(found, list) or not found:
         raise DemonstrationsError(f"{path} holds no list of demonstrations")
@@ -83,7 +94,7 @@ def read_demonstrations(path: Path) -> list[dict[str, Any]]:
 
 def _check(one: Any, where: str) -> None:
     actions = one.get("actions") if isinstance(one, dict) else None
-    if not _is_finite(actions) or actions.ndim != 2 or actions.shape[1] != ACTION_SIZE:
+    if not _is_finite(actions) or actions.shape != (len(actions) or 1, ACTION_SIZE):
         raise DemonstrationsError(f"{where} has no finite actions of shape (T, {ACTION_SIZE})")
     began = one.get("init_state_dict")
     if not isinstance(began, dict) or not all(
@@ -97,6 +108,7 @@ def _is_finite(array: Any) -> TypeGuard[np.ndarray]:
     return (
         isinstance(array, np.ndarray)
         and np.issubdtype(array.dtype, np.floating)
+        and array.ndim > 0
         and bool(np.isfinite(array).all())
     )
 
@@ -106,30 +118,40 @@ def replay(door: AdroitDoor, demonstration: dict[str, Any]) -> Replayed:
     door.reset(seed=0)
     began = demonstration["init_state_dict"]
     seen = door.start_from({name: began[name] for name in STATE})
-    actions = demonstration["actions"].clip(-1.0, 1.0).astype(np.float32)
-    states, opened = [], 0.0
+    given = demonstration["actions"]
+    actions = given.clip(-1.0, 1.0).astype(np.float32)
+    beyond = (np.abs(given) > 1.0).any(axis=1)
+    states, opened, success = [], 0.0, False
     for action in actions:
         states.append(seen)
         seen, _, success, _, _ = door.step(action)
         opened = max(opened, door.opened)
         if success:
-            return Replayed(states, actions[: len(states)], opened, True)
-    return Replayed(states, actions, opened, False)
+            break
+    taken = len(states)
+    return Replayed(states, actions[:taken], int(beyond[:taken].sum()), opened, success)
 
 
 def write_dataset(demonstrations: list[dict[str, Any]], output: Path) -> list[Replayed]:
     """Replay them all and write a LeRobotDataset, whole or not at all; returns what was written.
 
-    Raises FileExistsError if there is something at the output, or left by a run that was stopped.
-    """
-    draft = output.with_name(f"{output.name}.partial")
-    for path in (output, draft):
-        if path.exists():
-            raise FileExistsError(f"{path} exists already; remove it or choose another output")
+    Raises FileExistsError if there is something at the output."""
+    if output.exists():
+        raise FileExistsError(f"{output} exists already; choose another output directory")
     disable_progress_bars()  # one for each episode, else
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as own:
+        draft = Path(own, "dataset")
+        written = _write(demonstrations, draft, output.name)
+        os.sync()
+        draft.rename(output)
+    return written
+
+
+def _write(demonstrations: list[dict[str, Any]], draft: Path, name: str) -> list[Replayed]:
     door = AdroitDoor(episode_length=max(len(one["actions"]) for one in demonstrations))
     dataset = LeRobotDataset.create(
-        f"local/{output.name}", FREQUENCY, FEATURES, root=draft, use_videos=False
+        f"local/{name}", FREQUENCY, FEATURES, root=draft, use_videos=False
     )
     written = []
     for demonstration in tqdm(demonstrations, unit="demonstration"):
@@ -147,7 +169,6 @@ def write_dataset(demonstrations: list[dict[str, Any]], output: Path) -> list[Re
         written.append(replayed)
     dataset.finalize()
     door.close()
-    draft.rename(output)
     return written
 
 
@@ -158,12 +179,17 @@ def convert(source: Annotated[Path, tyro.conf.Positional], /, output: Path) -> N
         source: door-v0_demos.pickle.
         output: directory of the dataset; nothing may lie there.
     """
-    written = write_dataset(read_demonstrations(source), output)
+    try:
+        written = write_dataset(read_demonstrations(source), output)
+    except (DemonstrationsError, OSError) as error:
+        sys.exit(f"error: {error}")
     opened = sum(one.opened > OPEN for one in written)
     frames = sum(len(one.actions) for one in written)
     print(
-        f"{output}: {len(written)} demonstrations of {TASK}, {frames} frames; replayed, {opened} "
-        f"open the door by {OPEN:g} rad, {sum(one.success for one in written)} by 1.35 rad"
+        f"{output}: {len(written)} demonstrations of {TASK}, {frames} frames, in "
+        f"{sum(one.clipped for one in written)} of which the action lay beyond a motor's range and "
+        f"was cut off there; replayed, {opened} open the door by {OPEN:g} rad, "
+        f"{sum(one.success for one in written)} by 1.35 rad"
     )
 
 
