@@ -145,7 +145,7 @@ class Attack:
             "does not say where it begins",
         ),
         ([demonstration(actions=np.zeros((0, 28)))], "no finite actions"),
-        ([demonstration(actions=np.float64(1))], "no finite actions"),
+        ([demonstration(actions=np.array(1.0))], "no finite actions"),
         ([3], "demonstration 0 has no finite actions"),
     ],
 )

@@ -70,29 +70,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _check_sections(recipe: Recipe) -> None:
-    kind = simulator(recipe.environment)
-    given = "root" in recipe.dataset
-    tasks = recipe.dataset.get("tasks")
-    if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) for t in tasks):
-        raise RecipeError(f"[dataset] needs tasks, a list of names, got {tasks!r}")
-    if not given and kind not in known_simulators():
-        raise RecipeError(
-            f"[environment] has type {kind!r}; demonstrations can be collected in "
-            f"{', '.join(known_simulators())}, or given as root in [dataset]"
-        )
-    require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)
-    _check_episodes("[held_out]", recipe.held_out)
-    if given:
-        require_keys("[dataset]", recipe.dataset, OF_GIVEN, required=OF_GIVEN)
-        if not isinstance(recipe.dataset["root"], str):
-            raise RecipeError(f"[dataset] root must be a directory, got {recipe.dataset['root']!r}")
-        _require_count("[held_out]", recipe.held_out, "episodes")
-        _check_environment(recipe)
-    else:
-        require_keys("[environment]", recipe.environment, known_options(recipe.environment))
-        of_dataset = (*OF_DATASET, *known_of_expert(recipe.environment))
-        require_keys("[dataset]", recipe.dataset, of_dataset, required=OF_DATASET)
-        _check_episodes("[dataset]", recipe.dataset)
+    _check_demonstrations(recipe)
     known = [f.name for f in fields(BenchmarkSettings) if f.name not in OF_THE_COMPARISON]
     require_keys("[benchmark]", recipe.benchmark, known, required=("episodes", "seed"))
     for name in ("steps", "batch_size"):
@@ -109,7 +87,7 @@ def _check_sections(recipe: Recipe) -> None:
     _check_corrections(recipe)
     _check_tuning(recipe)
     if recipe.told is not None:
-        if kind != "maniskill":
+        if (kind := simulator(recipe.environment)) != "maniskill":
             raise RecipeError(f"[told] is for maniskill: {kind} does not tell how cameras moved")
         require_keys("[told]", recipe.told, ("policies",), required=("policies",))
         for label in recipe.told["policies"]:
@@ -124,6 +102,34 @@ def _check_sections(recipe: Recipe) -> None:
                 )
     if not recipe.policies:
         raise RecipeError("[policies.LABEL] is missing: give at least one policy")
+
+
+def _check_demonstrations(recipe: Recipe) -> None:
+    """What is collected, or given, and the environment."""
+    require_keys("[held_out]", recipe.held_out, EPISODE_KEYS, required=EPISODE_KEYS)
+    _check_episodes("[held_out]", recipe.held_out)
+    given = "root" in recipe.dataset
+    if given:
+        require_keys("[dataset]", recipe.dataset, OF_GIVEN, required=OF_GIVEN)
+        if not isinstance(recipe.dataset["root"], str):
+            raise RecipeError(f"[dataset] root must be a directory, got {recipe.dataset['root']!r}")
+        _require_count("[held_out]", recipe.held_out, "episodes")
+    else:
+        kind = simulator(recipe.environment)
+        if kind not in known_simulators():
+            raise RecipeError(
+                f"[environment] has type {kind!r}; demonstrations can be collected in "
+                f"{', '.join(known_simulators())}, or given as root in [dataset]"
+            )
+        require_keys("[environment]", recipe.environment, known_options(recipe.environment))
+        of_dataset = (*OF_DATASET, *known_of_expert(recipe.environment))
+        require_keys("[dataset]", recipe.dataset, of_dataset, required=OF_DATASET)
+        _check_episodes("[dataset]", recipe.dataset)
+    tasks = recipe.dataset["tasks"]
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) for t in tasks):
+        raise RecipeError(f"[dataset] needs tasks, a list of names, got {tasks!r}")
+    if given:
+        _check_environment(recipe)
 
 
 def _check_environment(recipe: Recipe) -> None:

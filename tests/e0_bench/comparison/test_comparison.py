@@ -16,6 +16,7 @@ from e0_bench.comparison.comparison import (
     demonstrations_alone,
     run_comparison,
 )
+from e0_bench.comparison.given import take_given
 from e0_bench.comparison.kept_recipe import ComparisonMismatchError
 from e0_bench.comparison.measuring import (
     benchmark_settings,
@@ -25,11 +26,12 @@ from e0_bench.comparison.measuring import (
 )
 from e0_bench.comparison.reading import read_recipe
 from e0_bench.comparison.recipe import RecipeError
+from e0_bench.doctor.reading import DatasetError
 from e0_bench.report.command import ReportCommand, run_report
 from e0_bench.training_run import trained_checkpoint
 from e0_system.workers import Processes
 from lerobot_policy_e0.splitting import DemonstrationsError
-from lerobot_policy_e0.whole_dataset import RECORD
+from lerobot_policy_e0.whole_dataset import MARKER, RECORD
 
 RECIPE = """
 [dataset]
@@ -206,14 +208,33 @@ def test_demonstrations_that_are_given_are_cut_in_two(
     written = (out / "dataset" / RECORD).stat().st_mtime_ns
     demonstrations_alone(settings)
     assert (out / "dataset" / RECORD).stat().st_mtime_ns == written
-    for changed, message in (
-        (text.replace("episodes = 1\nseed = 600", "episodes = 2\nseed = 600"), "has 2 episodes"),
-        (text.replace(str(given), "nowhere"), "nowhere is no LeRobotDataset"),
+    mended = ComparisonSettings(recipe, tmp_path / "mended")
+    seen = text.replace("seed = 800_000", "seed = 100_000")
+    for changed, error, message in (
+        (
+            text.replace("episodes = 1\nseed = 6", "episodes = 2\nseed = 6"),
+            DemonstrationsError,
+            "has 2",
+        ),
+        (text.replace(str(given), "nowhere"), DatasetError, "no such directory: nowhere"),
+        (seen, DemonstrationsError, r"from the seeds 100000 to .* on which \[benchmark\]"),
+        (
+            text.replace('"compact"', '"full"'),
+            DemonstrationsError,
+            "not fit PushCube-v1: it has",
+        ),
     ):
         recipe.write_text(changed)
-        with pytest.raises(DemonstrationsError, match=message):
-            demonstrations_alone(ComparisonSettings(recipe, tmp_path / "other"))
-        shutil.rmtree(tmp_path / "other")
+        with pytest.raises(error, match=message):
+            demonstrations_alone(mended)
+    assert not (mended.directory / "recipe.json").exists(), "another root would be refused"
+    shutil.rmtree(out / "held_out")
+    leftover = out / "held_out.partial" / "dataset"
+    leftover.mkdir(parents=True)
+    (leftover.parent / MARKER).touch()
+    recipe.write_text(text)
+    assert take_given(read_recipe(recipe), out) == {str(given): 1}
+    assert frames_of(out / "held_out") == lengths[2]
 
 
 def frames_of(dataset: Path) -> int:

@@ -252,6 +252,9 @@ def test_demonstrations_may_be_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
+        ('root = "mine"', "root = 3", r"\[dataset\] root must be a directory, got 3"),
+        ('["PushCube-v1"]', '"PushCube-v1"', r"\[dataset\] needs tasks, a list of names"),
+        ("episodes = 1\nseed = 600", "episodes = [1]\nseed = 600", r"\[held_out\] needs episodes"),
         ('"mine"', '"mine"\nepisodes = 3', r"\[dataset\] has unknown episodes; known: tasks, root"),
         ('proprioception = "compact"', 'type = "nowhere"', "unknown environment type 'nowhere'"),
         (
