@@ -13,7 +13,8 @@ class _Decoder(logging.Filter):
         message = record.getMessage()
         if "torchcodec" not in message:
             return True
-        record.msg, record.args = message.rpartition("\n")[2], ()
+        record.msg = message.rpartition("\n")[2].replace(" (see the error above)", "")
+        record.args = ()
         first, self.told = not self.told, True
         return first
 

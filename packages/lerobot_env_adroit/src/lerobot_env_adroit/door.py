@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import gymnasium_robotics
 import numpy as np
 from gymnasium import spaces
 
@@ -14,8 +13,6 @@ ACTION_SIZE, HAND_SIZE, DOOR_SIZE = 28, 30, 9
 FREQUENCY = 100  # steps a second
 AJAR, OPEN = 0.2, 1.0  # rad
 STAGES = {"ajar (.2 rad)": AJAR, "open (1 rad)": OPEN}
-
-gym.register_envs(gymnasium_robotics)
 
 Observation = dict[str, np.ndarray]
 
@@ -37,6 +34,9 @@ class AdroitDoor(gym.Env):
     render_mode = "rgb_array"
 
     def __init__(self, episode_length: int = 400) -> None:
+        import gymnasium_robotics  # tells of its rewards, which are not used here
+
+        gym.register_envs(gymnasium_robotics)
         self._max_episode_steps = episode_length
         made = gym.make("AdroitHandDoor-v1", render_mode="rgb_array", disable_env_checker=True)
         self.simulation: Any = made.unwrapped
