@@ -78,9 +78,7 @@ def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     """
     recipe, output = checked_recipe(settings), settings.directory
     with own_directory(output):
-        check_given(recipe, output)
-        keep_recipe(recipe, output)
-        collect_demonstrations(recipe, output, settings.processes)
+        _have_demonstrations(recipe, output, settings.processes)
         shown = _shown(recipe, output, settings.policies)
         return _run_comparison(settings, shown, output)
 
@@ -91,9 +89,13 @@ def demonstrations_alone(settings: ComparisonSettings) -> dict[str, int]:
     """
     recipe, output = checked_recipe(settings), settings.directory
     with own_directory(output):
-        check_given(recipe, output)
-        keep_recipe(recipe, output)
-        return collect_demonstrations(recipe, output, settings.processes)
+        return _have_demonstrations(recipe, output, settings.processes)
+
+
+def _have_demonstrations(recipe: Recipe, output: Path, processes: Processes) -> dict[str, int]:
+    check_given(recipe, output)  # before the recipe is kept: one that is wrong can be mended
+    keep_recipe(recipe, output)
+    return collect_demonstrations(recipe, output, processes)
 
 
 def checked_recipe(settings: ComparisonSettings) -> Recipe:

@@ -19,6 +19,8 @@ from e0_bench.doctor.reading import read_recording
 from e0_bench.files import read_json
 from e0_system.workers import Processes
 
+CUTS = ("dataset", "held_out")
+
 
 def is_given(recipe: Recipe) -> bool:
     """Whether the recipe names demonstrations that are there already."""
@@ -33,13 +35,11 @@ def check_given(recipe: Recipe, output: Path) -> None:
     to train on, where they were collected from seeds that are to be measured, and where they show
     something else than the environment.
     """
-    from lerobot_policy_e0.splitting import draw_held_out
-
-    if not is_given(recipe) or _missing(output) == []:
+    if not is_given(recipe) or not _missing(output):
         return
-    root, held_out = Path(recipe.dataset["root"]), recipe.held_out
+    root = Path(recipe.dataset["root"])
     recording = read_recording(root)
-    draw_held_out(len(recording.episodes), held_out["episodes"], held_out["seed"])
+    _parts(recipe, root)
     _require_unseen(recipe, root)
     environment = EnvironmentSettings(
         evaluation_type(recipe.environment), evaluation_options(recipe.environment)
@@ -54,20 +54,26 @@ def check_given(recipe: Recipe, output: Path) -> None:
 def take_given(recipe: Recipe, output: Path) -> dict[str, int]:
     """Cut them in two, as far as that is not done; the number of episodes to train on, by what they
     were given as. Raises DemonstrationsError if they have changed between the two cuts."""
-    from lerobot_policy_e0.splitting import draw_held_out, take_episodes
+    from lerobot_policy_e0.splitting import take_episodes
     from lerobot_policy_e0.whole_dataset import RECORD
 
-    root, held_out = Path(recipe.dataset["root"]), recipe.held_out
+    root = Path(recipe.dataset["root"])
     if _missing(output):
-        count = len(read_recording(root).episodes)
-        parts = draw_held_out(count, held_out["episodes"], held_out["seed"])
-        for name, episodes in zip(("dataset", "held_out"), parts, strict=True):
+        for name, episodes in zip(CUTS, _parts(recipe, root), strict=True):
             take_episodes(root, episodes, output / name)
     return {str(root): len(read_json(output / "dataset" / RECORD)["episodes"])}
 
 
 def _missing(output: Path) -> list[str]:
-    return [name for name in ("dataset", "held_out") if not (output / name).exists()]
+    return [name for name in CUTS if not (output / name).exists()]
+
+
+def _parts(recipe: Recipe, root: Path) -> tuple[list[int], list[int]]:
+    """The episodes of each cut."""
+    from lerobot_policy_e0.splitting import draw_held_out
+
+    count = read_json(root / "meta" / "info.json")["total_episodes"]
+    return draw_held_out(count, recipe.held_out["episodes"], recipe.held_out["seed"])
 
 
 def _require_unseen(recipe: Recipe, root: Path) -> None:

@@ -10,7 +10,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 
-from lerobot_env_adroit.door import ACTION_SIZE, DOOR_SIZE, FREQUENCY, HAND_SIZE, AdroitDoor
+from lerobot_env_adroit.door import ACTION_SIZE, DOOR_SIZE, FREQUENCY, HAND_SIZE
 
 TASK = "AdroitHandDoor-v1"
 
@@ -43,14 +43,12 @@ class AdroitEnvConfig(EnvConfig):
         }
 
     @property
-    def gym_kwargs(self) -> dict[str, Any]:
-        return {"episode_length": self.episode_length}
+    def package_name(self) -> str:
+        return "lerobot_env_adroit"
 
-    def create_envs(
-        self, n_envs: int, use_async_envs: bool = False
-    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """{task: {0: vector env}}, as LeRobot's evaluation wants it."""
-        several = use_async_envs and n_envs > 1
-        vector = gym.vector.AsyncVectorEnv if several else gym.vector.SyncVectorEnv
-        make = [lambda: AdroitDoor(**self.gym_kwargs)] * n_envs
-        return {TASK: {0: vector(make, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)}}
+    @property
+    def gym_kwargs(self) -> dict[str, Any]:
+        return {"max_episode_steps": self.episode_length}
+
+
+gym.register(f"lerobot_env_adroit/{TASK}", "lerobot_env_adroit.door:AdroitDoor")

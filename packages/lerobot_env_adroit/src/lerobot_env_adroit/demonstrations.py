@@ -94,7 +94,7 @@ def read_demonstrations(path: Path) -> list[dict[str, Any]]:
 
 def _check(one: Any, where: str) -> None:
     actions = one.get("actions") if isinstance(one, dict) else None
-    if not _is_finite(actions) or actions.shape != (len(actions) or 1, ACTION_SIZE):
+    if not (_is_finite(actions) and actions.shape[1:] == (ACTION_SIZE,) and len(actions)):
         raise DemonstrationsError(f"{where} has no finite actions of shape (T, {ACTION_SIZE})")
     began = one.get("init_state_dict")
     if not isinstance(began, dict) or not all(
@@ -108,7 +108,6 @@ def _is_finite(array: Any) -> TypeGuard[np.ndarray]:
     return (
         isinstance(array, np.ndarray)
         and np.issubdtype(array.dtype, np.floating)
-        and array.ndim > 0
         and bool(np.isfinite(array).all())
     )
 
@@ -149,7 +148,7 @@ def write_dataset(demonstrations: list[dict[str, Any]], output: Path) -> list[Re
 
 
 def _write(demonstrations: list[dict[str, Any]], draft: Path, name: str) -> list[Replayed]:
-    door = AdroitDoor(episode_length=max(len(one["actions"]) for one in demonstrations))
+    door = AdroitDoor()
     dataset = LeRobotDataset.create(
         f"local/{name}", FREQUENCY, FEATURES, root=draft, use_videos=False
     )

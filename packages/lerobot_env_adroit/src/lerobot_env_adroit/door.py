@@ -11,8 +11,8 @@ from gymnasium import spaces
 
 ACTION_SIZE, HAND_SIZE, DOOR_SIZE = 28, 30, 9
 FREQUENCY = 100  # steps a second
-AJAR, OPEN = 0.2, 1.0  # rad
-STAGES = {"ajar (.2 rad)": AJAR, "open (1 rad)": OPEN}
+OPEN = 1.0  # rad
+STAGES = {"ajar (.2 rad)": 0.2, "open (1 rad)": OPEN}
 
 Observation = dict[str, np.ndarray]
 
@@ -33,11 +33,10 @@ class AdroitDoor(gym.Env):
     stages = tuple(STAGES)
     render_mode = "rgb_array"
 
-    def __init__(self, episode_length: int = 400) -> None:
+    def __init__(self) -> None:
         import gymnasium_robotics  # tells of its rewards, which are not used here
 
         gym.register_envs(gymnasium_robotics)
-        self._max_episode_steps = episode_length
         made = gym.make("AdroitHandDoor-v1", render_mode="rgb_array", disable_env_checker=True)
         self.simulation: Any = made.unwrapped
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
@@ -45,20 +44,17 @@ class AdroitDoor(gym.Env):
             agent_pos=spaces.Box(-np.inf, np.inf, (HAND_SIZE,), np.float32),
             environment_state=spaces.Box(-np.inf, np.inf, (DOOR_SIZE,), np.float32),
         )
-        self._steps = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Shut the door, at a place that the seed draws."""
         super().reset(seed=seed)
-        self._steps = 0
         return _parts(self.simulation.reset(seed=seed)[0]), self._info(False)
 
     def start_from(self, state: dict[str, np.ndarray]) -> Observation:
         """Put joints and door where a demonstration began; `reset` must have been called."""
         self.simulation.set_env_state(state)
-        self._steps = 0
         return _parts(self.simulation._get_obs())
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -71,10 +67,8 @@ class AdroitDoor(gym.Env):
                 + (" with NaN or infinity" if action.shape == (ACTION_SIZE,) else "")
             )
         observation, reward, _, _, info = self.simulation.step(action)
-        self._steps += 1
         success = bool(info["success"])
-        cut = self._steps >= self._max_episode_steps and not success
-        return _parts(observation), float(reward), success, cut, self._info(success)
+        return _parts(observation), float(reward), success, False, self._info(success)
 
     @property
     def opened(self) -> float:
